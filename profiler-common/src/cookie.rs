@@ -1,0 +1,111 @@
+//! What a site tells its program: packed into the 64-bit BPF cookie of the uprobe.
+//!
+//! ```text
+//! bits  0..16  probe            ProbeId
+//! bits 16..20  role             Role
+//! bits 20..32  flags            HAS_CAPTURE, TRACK_OPEN, IF_OPEN
+//! bits 32..64  slot offset      i32: address of the return slot minus the stack pointer at the site
+//! ```
+
+use crate::ProbeId;
+
+/// What a probed instruction observes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Role {
+    /// Control has entered the function; the return slot is `SP + offset`.
+    Enter = 1,
+    /// A `ret` of the function, before it executes; the return slot is `SP + offset`.
+    Ret = 2,
+}
+
+impl Role {
+    /// The role of a raw value, if it is one.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Enter),
+            2 => Some(Self::Ret),
+            _ => None,
+        }
+    }
+}
+
+/// A site's packed description; see the module for the layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// The site captures words: look up its [`crate::CaptureProgram`].
+    pub const HAS_CAPTURE: u16 = 1 << 0;
+    /// Enter: remember the open frame in the kernel, because an exit of it lies in code that other
+    /// functions run too (a tail call's target) and must be told apart. Exit: the frame may be
+    /// remembered, forget it, but send the event either way.
+    pub const TRACK_OPEN: u16 = 1 << 1;
+    /// Exit only: send an event only if the return slot belongs to a tracked open frame.
+    pub const IF_OPEN: u16 = 1 << 2;
+
+    /// Packs a site. Flags above bit 11 are cut off.
+    #[must_use]
+    pub const fn new(probe: ProbeId, role: Role, flags: u16, slot_offset: i32) -> Self {
+        Self(
+            (probe.0 as u64)
+                | ((role as u64) << 16)
+                | (((flags & 0xfff) as u64) << 20)
+                | ((slot_offset.cast_unsigned() as u64) << 32),
+        )
+    }
+
+    /// The probe this site belongs to.
+    #[must_use]
+    pub const fn probe(self) -> ProbeId {
+        ProbeId(self.0 as u16)
+    }
+
+    /// The raw role; see [`Role::from_raw`].
+    #[must_use]
+    pub const fn raw_role(self) -> u8 {
+        (self.0 >> 16) as u8 & 0xf
+    }
+
+    /// The flags.
+    #[must_use]
+    pub const fn flags(self) -> u16 {
+        (self.0 >> 20) as u16 & 0xfff
+    }
+
+    /// Whether all the given flags are set.
+    #[must_use]
+    pub const fn has(self, flags: u16) -> bool {
+        self.flags() & flags == flags
+    }
+
+    /// Bytes from the stack pointer at the site to the return slot.
+    #[must_use]
+    pub const fn slot_offset(self) -> i32 {
+        ((self.0 >> 32) as u32).cast_signed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_gives_back_what_was_packed() {
+        for (probe, role, flags, offset) in [
+            (ProbeId(0), Role::Enter, 0, 0),
+            (ProbeId(u16::MAX), Role::Ret, 0xfff, -8),
+            (ProbeId(513), Role::Enter, Cookie::HAS_CAPTURE | Cookie::TRACK_OPEN, i32::MAX),
+            (ProbeId(1), Role::Ret, Cookie::IF_OPEN, i32::MIN),
+        ] {
+            let cookie = Cookie::new(probe, role, flags, offset);
+            assert_eq!(cookie.probe(), probe);
+            assert_eq!(Role::from_raw(cookie.raw_role()), Some(role));
+            assert_eq!(cookie.flags(), flags);
+            assert_eq!(cookie.slot_offset(), offset);
+            assert!(cookie.has(flags));
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! What the kernel side counts, by index into the per-CPU BPF array `COUNTERS`.
+
+/// One counter of the kernel side. Losses are counted per probe besides, in `LOST`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Counter {
+    /// Events written to the ring buffer.
+    Emitted = 0,
+    /// Events lost because the ring buffer was full.
+    RingFull = 1,
+    /// Events sent without a number because the lane table was full.
+    LaneTableFull = 2,
+    /// Enters whose return slot could not be read.
+    ReturnSlotFault = 3,
+    /// Captured words that could not be read.
+    CaptureFault = 4,
+    /// Exits in shared code that belong to no tracked frame (and were not sent).
+    UnmatchedExit = 5,
+    /// Tracked frames that could not be remembered.
+    OpenTableFull = 6,
+    /// Hits by processes that are not targets.
+    OtherProcess = 7,
+}
+
+impl Counter {
+    /// Every counter, in index order.
+    pub const ALL: [Self; 8] = [
+        Self::Emitted,
+        Self::RingFull,
+        Self::LaneTableFull,
+        Self::ReturnSlotFault,
+        Self::CaptureFault,
+        Self::UnmatchedExit,
+        Self::OpenTableFull,
+        Self::OtherProcess,
+    ];
+
+    /// A stable name, as it appears in summaries and metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Emitted => "emitted",
+            Self::RingFull => "ring_full",
+            Self::LaneTableFull => "lane_table_full",
+            Self::ReturnSlotFault => "return_slot_fault",
+            Self::CaptureFault => "capture_fault",
+            Self::UnmatchedExit => "unmatched_exit",
+            Self::OpenTableFull => "open_table_full",
+            Self::OtherProcess => "other_process",
+        }
+    }
+}

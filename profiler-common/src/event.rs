@@ -1,0 +1,88 @@
+//! The record the kernel side writes into the ring buffer: a header, then the captured words.
+
+use crate::MAX_WORDS;
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum EventKind {
+    /// A call has begun.
+    Enter = 1,
+    /// A `ret` is about to execute: the frames whose return slot is `frame` end now.
+    Ret = 2,
+    /// The thread (or later goroutine) has ended, and with it all its frames.
+    LaneEnd = 3,
+    /// The process's last thread has ended.
+    ProcessEnd = 4,
+}
+
+impl EventKind {
+    /// The kind of a raw value, if it is one.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Enter),
+            2 => Some(Self::Ret),
+            3 => Some(Self::LaneEnd),
+            4 => Some(Self::ProcessEnd),
+            _ => None,
+        }
+    }
+}
+
+/// What carries a stack of calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum LaneKind {
+    /// An operating-system thread; the lane's number is its thread id.
+    Thread = 0,
+}
+
+/// The fixed part of every event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventHeader {
+    /// `CLOCK_MONOTONIC`, nanoseconds (`bpf_ktime_get_ns`).
+    pub time: u64,
+    /// The lane's number; what it counts is in `lane_kind`.
+    pub lane: u64,
+    /// Address of the return slot; 0 where the event has none.
+    pub frame: u64,
+    /// Enter: the return address that stands in the return slot; else 0.
+    pub return_address: u64,
+    /// Process id (tgid) in the initial pid namespace.
+    pub pid: u32,
+    /// Thread id in the initial pid namespace.
+    pub tid: u32,
+    /// Number of this event on its lane, from 1; a jump is a loss on this lane. 0: not numbered,
+    /// because the lane table was full.
+    pub sequence: u32,
+    /// [`crate::ProbeId`], raw.
+    pub probe: u16,
+    /// An [`EventKind`], raw.
+    pub kind: u8,
+    /// A [`LaneKind`], raw.
+    pub lane_kind: u8,
+    /// How many words follow the header.
+    pub words: u8,
+    /// Bit N: word N could not be read and is 0.
+    pub faults: u8,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+/// A header with all the words there can be. In the ring only `words` of them follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct EventRecord {
+    /// The fixed part.
+    pub header: EventHeader,
+    /// The captured words.
+    pub words: [u64; MAX_WORDS],
+}
+
+const _: () = {
+    assert!(size_of::<EventHeader>() == 56);
+    assert!(align_of::<EventHeader>() == 8);
+    assert!(size_of::<EventRecord>() == 56 + 8 * MAX_WORDS);
+};

@@ -1,0 +1,16 @@
+//! Names of the load-time globals and BPF maps of the kernel side, as user space addresses them.
+
+/// `u32`: process id of the one target, or 0 to look the process up in [`TARGETS`].
+pub const TARGET_PID: &str = "TARGET_PID";
+/// Ring buffer of [`crate::EventRecord`]s.
+pub const EVENTS: &str = "EVENTS";
+/// Array of [`crate::CaptureProgram`], by [`crate::CaptureProgram::index`].
+pub const CAPTURES: &str = "CAPTURES";
+/// Per-CPU array of `u64`, by [`crate::Counter`].
+pub const COUNTERS: &str = "COUNTERS";
+/// Per-CPU array of `u64`, by [`crate::ProbeId`]: events of this probe that were lost.
+pub const LOST: &str = "LOST";
+/// Per-CPU array of `u64`, by [`crate::ProbeId`]: hits of this probe's sites.
+pub const HITS: &str = "HITS";
+/// Hash of process ids (`u32` to `u8`): the targets, where there are several.
+pub const TARGETS: &str = "TARGETS";

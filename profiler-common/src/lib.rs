@@ -1,0 +1,23 @@
+//! What both sides of the kernel line share.
+//!
+//! The kernel side (`profiler-ebpf`) writes these records, the user side (`profiler-user`) reads
+//! them; each is defined once, here, with its layout checked at compile time. No allocation, no
+//! `std`, no `unsafe` outside the feature `user`, which adds the marker traits that let user space
+//! put the types into BPF maps.
+#![no_std]
+
+pub mod capture;
+pub mod cookie;
+pub mod counter;
+pub mod event;
+pub mod global;
+pub mod probe;
+
+pub use capture::{Capture, CaptureProgram, MAX_WORDS, Source};
+pub use cookie::{Cookie, Role};
+pub use counter::Counter;
+pub use event::{EventHeader, EventKind, EventRecord, LaneKind};
+pub use probe::{MAX_PROBES, ProbeId};
+
+#[cfg(feature = "user")]
+mod user;

@@ -1,0 +1,15 @@
+//! The marker traits user space needs to move these types through BPF maps and byte buffers.
+
+use crate::{Capture, CaptureProgram, EventHeader};
+
+// SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
+unsafe impl aya::Pod for CaptureProgram {}
+
+// SAFETY: as above; every bit pattern is a value, none is uninitialised.
+unsafe impl bytemuck::Zeroable for EventHeader {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for EventHeader {}
+// SAFETY: as above.
+unsafe impl bytemuck::Zeroable for Capture {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Capture {}

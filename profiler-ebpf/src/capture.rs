@@ -1,0 +1,73 @@
+//! Running a site's capture program: registers, and words in the target's memory.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::helpers::generated::bpf_probe_read_user;
+use profiler_common::{
+    Capture, CaptureProgram, Cookie, Counter, EventRecord, MAX_WORDS, Role, Source,
+};
+
+use crate::count;
+use crate::hit::Hit;
+use crate::maps::CAPTURES;
+
+/// Places in [`registers`]: a power of two, so that a mask is all the bound the verifier needs.
+const REGISTERS: usize = 8;
+
+/// Where the return value stands in [`registers`].
+const RET: usize = 7;
+
+/// Appends the words the site's program asks for. One that cannot be read is 0, has its bit set in
+/// the header, and is counted.
+#[inline(always)]
+pub(crate) fn run(hit: &Hit<'_>, role: Role, record: &mut EventRecord) {
+    if !hit.cookie.has(Cookie::HAS_CAPTURE) {
+        return;
+    }
+    let index = CaptureProgram::index(hit.cookie.probe(), role);
+    let Some(program) = CAPTURES.get(index) else { return };
+    let registers = registers(hit);
+    let mut faults = 0;
+    for (place, capture) in program.captures.iter().enumerate() {
+        if place >= usize::from(program.len) {
+            break;
+        }
+        let (word, fault) = word(&registers, capture);
+        record.words[place] = word;
+        faults |= fault << place;
+    }
+    record.header.words = program.len.min(MAX_WORDS as u8);
+    record.header.faults = faults;
+    if faults != 0 {
+        count::add(Counter::CaptureFault, u64::from(faults.count_ones()));
+    }
+}
+
+/// The registers a [`Source`] can name, by its number. They are copied because the verifier allows
+/// no computed offset into the context.
+#[inline(always)]
+fn registers(hit: &Hit<'_>) -> [u64; REGISTERS] {
+    let regs = hit.regs;
+    [0, regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9, regs.rax]
+}
+
+/// The word, and 1 if it could not be read. No branch on the outcome: the verifier follows every
+/// combination of those it finds in the loop.
+#[inline(always)]
+fn word(registers: &[u64; REGISTERS], capture: &Capture) -> (u64, u8) {
+    let place = if capture.source == Source::Ret as u8 { RET } else { usize::from(capture.source) };
+    let register = registers[place % REGISTERS];
+    if capture.deref == 0 {
+        return (register, 0);
+    }
+    let address = register.wrapping_add_signed(i64::from(capture.offset)) as *const c_void;
+    let mut word = 0_u64;
+    let into = ptr::from_mut(&mut word).cast();
+    // SAFETY: `into` holds the 8 bytes; the helper checks the address, and where it cannot read it
+    // leaves zero and answers with a negative number.
+    let answer = unsafe { bpf_probe_read_user(into, size_of::<u64>() as u32, address) };
+    (word, (answer.cast_unsigned() >> 63) as u8)
+}
+
+const _: () = assert!(MAX_WORDS <= 8, "one bit per word in `faults`");

@@ -1,0 +1,87 @@
+//! What every hit of a site begins with: the time, whether it is the target's, and the site.
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::pt_regs;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns};
+use aya_ebpf::programs::ProbeContext;
+use profiler_common::{Cookie, Counter, EventHeader, EventKind};
+
+use crate::count;
+use crate::maps::{TARGET_PID, TARGETS};
+
+/// A hit of a site by the target.
+pub(crate) struct Hit<'a> {
+    /// `CLOCK_MONOTONIC`, nanoseconds, taken before anything else.
+    pub(crate) time: u64,
+    /// Who: `pid << 32 | tid`.
+    pub(crate) thread: u64,
+    /// Where.
+    pub(crate) cookie: Cookie,
+    /// The target's registers before the probed instruction.
+    pub(crate) regs: &'a pt_regs,
+}
+
+impl<'a> Hit<'a> {
+    /// Takes the time and counts the hit; none if it is not a target's.
+    #[inline(always)]
+    pub(crate) fn begin(ctx: &'a ProbeContext) -> Option<Self> {
+        let time = now();
+        let thread = bpf_get_current_pid_tgid();
+        if !is_target(thread) {
+            count::count(Counter::OtherProcess);
+            return None;
+        }
+        // SAFETY: the context is the one this program was started with.
+        let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+        count::hit(cookie.probe());
+        // SAFETY: the context of a uprobe program is the saved registers, valid while it runs.
+        let regs = unsafe { &*ctx.regs };
+        Some(Self { time, thread, cookie, regs })
+    }
+
+    /// The address of the call's return slot.
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> u64 {
+        self.regs.rsp.wrapping_add_signed(i64::from(self.cookie.slot_offset()))
+    }
+
+    /// The header of an event of this hit, without its number.
+    #[inline(always)]
+    pub(crate) fn header(&self, kind: EventKind) -> EventHeader {
+        EventHeader { probe: self.cookie.probe().0, ..thread_header(self.time, self.thread, kind) }
+    }
+}
+
+/// The header of an event of a thread, without its number.
+#[inline(always)]
+pub(crate) fn thread_header(time: u64, thread: u64, kind: EventKind) -> EventHeader {
+    EventHeader {
+        time,
+        lane: u64::from(thread as u32),
+        pid: (thread >> 32) as u32,
+        tid: thread as u32,
+        kind: kind as u8,
+        ..EventHeader::default()
+    }
+}
+
+#[inline(always)]
+pub(crate) fn now() -> u64 {
+    // SAFETY: no precondition.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// Whether the process of `thread` is one we look at.
+///
+/// Always asked, also where the link itself filters: a multi link's own filter drops all threads
+/// but one on kernels before 6.10, so there it is not used, and a forked child inherits the
+/// breakpoints.
+#[inline(always)]
+pub(crate) fn is_target(thread: u64) -> bool {
+    let pid = (thread >> 32) as u32;
+    match TARGET_PID.load() {
+        0 => TARGETS.get_ptr(&pid).is_some(),
+        target => pid == target,
+    }
+}

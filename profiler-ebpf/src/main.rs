@@ -1,0 +1,60 @@
+//! The kernel side: what runs in the target's context at every probed instruction.
+//!
+//! It records and decides nothing: which call belongs to which, and what was lost, is worked out in
+//! user space. It reads the target's registers and memory, and writes to neither.
+//!
+//! One event's way: [`hit`] (time, target filter, cost accounting) → [`enter`] or [`ret`] (the
+//! frame; [`open`] where exits are shared) → [`capture`] (words) → [`lane`] (its number) →
+//! [`emit`] (the ring). Every BPF map is in [`maps`].
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![expect(
+    clippy::inline_always,
+    reason = "one function per program: the verifier follows pointers badly across calls"
+)]
+
+mod capture;
+mod count;
+mod emit;
+mod enter;
+mod hit;
+mod lane;
+mod maps;
+mod open;
+mod ret;
+mod thread_end;
+
+use aya_ebpf::macros::{raw_tracepoint, uprobe};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
+
+#[uprobe(multi)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn enter(ctx: ProbeContext) -> u32 {
+    enter::run(&ctx);
+    0
+}
+
+#[uprobe(multi)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn ret(ctx: ProbeContext) -> u32 {
+    ret::run(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+fn thread_end(_ctx: RawTracePointContext) -> i32 {
+    thread_end::run();
+    0
+}
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses any program from which this can be reached.
+    loop {}
+}
+
+/// The kernel gives its tracing helpers to GPL-compatible programs only.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

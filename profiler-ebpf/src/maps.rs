@@ -1,0 +1,64 @@
+//! Every BPF map and load-time global: who writes it, who reads it, what happens when it is full.
+//!
+//! User space addresses them by the names in [`profiler_common::global`].
+
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use profiler_common::{CaptureProgram, Counter, MAX_PROBES};
+
+/// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
+/// space before loading, then constant: the verifier removes the branch not taken.
+#[unsafe(no_mangle)]
+pub(crate) static TARGET_PID: Global<u32> = Global::new(0);
+
+/// The events. Written by [`crate::emit`] alone, read by user space (memory-mapped). Full: the
+/// event is lost, counted in [`COUNTERS`] and [`LOST`], and leaves a gap in its lane's numbers.
+/// User space sets the size before loading.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// What each side of a probe captures, by [`CaptureProgram::index`]. Written by user space before
+/// anything is attached, read by [`crate::capture`]. Never full: one place per probe and side.
+#[map]
+pub(crate) static CAPTURES: Array<CaptureProgram> = Array::with_max_entries(2 * MAX_PROBES, 0);
+
+/// What happened, by [`Counter`]. Written by [`crate::count`], read by user space.
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> =
+    PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// Events lost, by probe. Written by [`crate::count`], read by user space.
+#[map]
+pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
+
+/// Hits of the target, by probe. Written by [`crate::count`], read by user space.
+#[map]
+pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
+
+/// The targets, where there are several. Written by user space, read by [`crate::hit`]. Full: user
+/// space is refused the next process and says so.
+#[map]
+pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+
+/// The number of each lane's latest event, by `pid << 32 | tid`. Written and read by
+/// [`crate::lane`] on the thread itself, removed when it ends. Full: the events of further threads
+/// go out with number 0, and are counted.
+#[map]
+pub(crate) static LANES: HashMap<u64, u32> = HashMap::with_max_entries(32_768, 0);
+
+/// A frame whose exit lies in code that other functions run too.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct OpenFrame {
+    /// `pid << 32 | tid`.
+    pub(crate) thread: u64,
+    /// The address of its return slot.
+    pub(crate) slot: u64,
+}
+
+/// The open frames that are tracked. Written at enter, taken at exit ([`crate::open`]). Full: the
+/// frame used longest ago is forgotten, and its exit not seen; an exception that unwinds a frame
+/// leaves its entry behind, which is why old ones must be able to go.
+#[map]
+pub(crate) static OPEN: LruHashMap<OpenFrame, u8> = LruHashMap::with_max_entries(16_384, 0);

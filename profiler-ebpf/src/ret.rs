@@ -1,0 +1,31 @@
+//! A `ret` is about to execute.
+
+use aya_ebpf::programs::ProbeContext;
+use aya_log_ebpf::debug;
+use profiler_common::{Cookie, Counter, EventKind, EventRecord, MAX_WORDS, Role};
+
+use crate::hit::Hit;
+use crate::{capture, count, emit, lane, open};
+
+#[inline(always)]
+pub(crate) fn run(ctx: &ProbeContext) {
+    let Some(hit) = Hit::begin(ctx) else { return };
+    let slot = hit.slot();
+    let cookie = hit.cookie;
+    if cookie.flags() & (Cookie::TRACK_OPEN | Cookie::IF_OPEN) != 0 {
+        let was_open = open::take(hit.thread, slot);
+        if !was_open && cookie.has(Cookie::IF_OPEN) {
+            count::count(Counter::UnmatchedExit);
+            return;
+        }
+    }
+    let mut record = EventRecord { header: hit.header(EventKind::Ret), words: [0; MAX_WORDS] };
+    record.header.frame = slot;
+    capture::run(&hit, Role::Ret, &mut record);
+    record.header.sequence = lane::next(hit.thread);
+    debug!(
+        ctx,
+        "ret probe {} slot {:x} number {}", record.header.probe, slot, record.header.sequence
+    );
+    emit::send(&record, Some(cookie.probe()));
+}

@@ -1,0 +1,58 @@
+//! The one place that knows all stages: it builds them, connects them, and takes them down.
+//!
+//! One thread drains the ring, stitches and hands out finished traces; the exporter and the signal
+//! handlers live on a small tokio runtime beside it. `replay` drives the same stages from a file.
+
+mod clock;
+mod facts;
+mod live;
+mod outputs;
+mod prepare;
+mod replay;
+mod report;
+mod run;
+mod threads;
+
+use std::os::fd::AsFd;
+
+pub use live::LiveError;
+pub use outputs::{OutSettings, OutputError, Print};
+pub use prepare::{Aim, PrepareError};
+pub use replay::replay;
+pub use run::{RunSettings, run};
+
+pub(crate) use live::{Live, LiveOptions};
+pub(crate) use prepare::{Prepared, prepare, prepare_with};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// What ended it.
+    pub by: EndedBy,
+    /// Spans that were to be exported and were not.
+    pub unsent: u64,
+}
+
+/// What ended a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedBy {
+    /// The user, by Ctrl-C or a signal.
+    Signal,
+    /// `--duration`.
+    Duration,
+    /// The target ended.
+    Target,
+    /// Whoever read our stdout has gone.
+    NoReader,
+    /// The recording is over.
+    Recording,
+}
+
+/// How many columns a terminal has; none if it is none.
+#[must_use]
+pub fn terminal_width(terminal: impl AsFd) -> Option<usize> {
+    rustix::termios::tcgetwinsize(terminal)
+        .ok()
+        .map(|size| usize::from(size.ws_col))
+        .filter(|columns| *columns > 0)
+}

@@ -1,0 +1,27 @@
+//! Loading the kernel side and attaching it to a target, so that any way out detaches.
+//!
+//! ```text
+//! ProbePlan → sites by (object, role) → one uprobe_multi link each → Attached { Ring, counts }
+//! ```
+//!
+//! Rules of this room, each because a target was hurt without it: only `uprobe_multi` links (a
+//! perf-event uprobe takes 0.1 s to remove and can outlive us), never a return probe (unwinding
+//! past it kills the target), no write to the target's memory. The kernel places the breakpoints
+//! and removes them when the last file descriptor is gone, also when we are killed.
+
+mod attached;
+mod counts;
+mod error;
+mod features;
+mod kernel_log;
+mod links;
+mod load;
+mod sites;
+
+pub use attached::{AttachOptions, Attached, attach};
+pub use counts::KernelCounts;
+pub use error::AttachError;
+pub use features::{
+    Answer, KernelFeatures, check_rights, kernel_features, release as kernel_release,
+};
+pub use sites::RefusedSite;

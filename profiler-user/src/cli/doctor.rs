@@ -1,0 +1,28 @@
+//! `qprof doctor`: can this machine do it?
+
+use std::io::Write;
+
+use clap::Args;
+
+use super::Outcome;
+use crate::doctor::diagnose;
+
+pub(super) use crate::doctor::child;
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &DoctorArgs, out: &mut impl Write) -> anyhow::Result<Outcome> {
+    let diagnosis = diagnose();
+    if args.json {
+        serde_json::to_writer_pretty(&mut *out, &diagnosis)?;
+        writeln!(out)?;
+    } else {
+        out.write_all(diagnosis.to_text().as_bytes())?;
+    }
+    Ok(if diagnosis.ready { Outcome::Ok } else { Outcome::Kernel })
+}

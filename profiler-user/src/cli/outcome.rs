@@ -1,0 +1,102 @@
+//! Exit codes, and which error gets which.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::agent::{Ended, LiveError, OutputError, PrepareError};
+use crate::attach::AttachError;
+use crate::config::MapError;
+use crate::symbols::SymbolError;
+use crate::target::TargetError;
+
+/// How a run of the program ended; the exit code scripts see.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All went well.
+    Ok = 0,
+    /// Something failed that is none of the below.
+    Failed = 1,
+    /// The command line, a symbol map or a setting is wrong.
+    Usage = 2,
+    /// Permission is missing, or the kernel cannot do it.
+    Kernel = 3,
+    /// The target is not there, or has not the functions.
+    Target = 4,
+    /// Traces could not be exported.
+    Export = 5,
+}
+
+impl From<Outcome> for ExitCode {
+    fn from(outcome: Outcome) -> Self {
+        Self::from(outcome as u8)
+    }
+}
+
+impl Outcome {
+    /// The outcome of a run that came to its end.
+    pub(super) const fn of_run(ended: Ended) -> Self {
+        if ended.unsent > 0 { Self::Export } else { Self::Ok }
+    }
+
+    /// The outcome an error stands for: that of the first cause we know.
+    pub(super) fn of_error(error: &anyhow::Error) -> Self {
+        error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
+    }
+
+    const fn of_target(error: &TargetError) -> Self {
+        match error {
+            TargetError::NotPermitted { .. } => Self::Kernel,
+            _ => Self::Target,
+        }
+    }
+
+    fn of_cause(cause: &(dyn Error + 'static)) -> Option<Self> {
+        if let Some(error) = cause.downcast_ref::<PrepareError>() {
+            return Some(match error {
+                PrepareError::Map(_) => Self::Usage,
+                PrepareError::Target(error) => Self::of_target(error),
+                PrepareError::Symbols(_)
+                | PrepareError::Plan(_)
+                | PrepareError::NoMapFits { .. }
+                | PrepareError::SeveralMapsFit { .. } => Self::Target,
+            });
+        }
+        let attach = match cause.downcast_ref() {
+            Some(LiveError::Attach(error)) => Some(error),
+            _ => cause.downcast_ref::<AttachError>(),
+        };
+        if let Some(error) = attach {
+            return Some(if error.is_permission_or_kernel() {
+                Self::Kernel
+            } else if error.is_target() {
+                Self::Target
+            } else {
+                Self::Usage
+            });
+        }
+        if let Some(error) = cause.downcast_ref::<OutputError>() {
+            return Some(match error {
+                OutputError::Config(_) | OutputError::Resource(_) => Self::Usage,
+                OutputError::Start(_) => Self::Export,
+                OutputError::File(_) | OutputError::Stdout(_) | OutputError::SummaryFile { .. } => {
+                    Self::Failed
+                }
+            });
+        }
+        if cause.is::<MapError>() {
+            return Some(Self::Usage);
+        }
+        if let Some(error) = cause.downcast_ref() {
+            return Some(Self::of_target(error));
+        }
+        if cause.is::<SymbolError>() {
+            return Some(Self::Target);
+        }
+        // `qprof maps | head` is not a failure.
+        cause
+            .downcast_ref::<io::Error>()
+            .filter(|error| error.kind() == io::ErrorKind::BrokenPipe)
+            .map(|_| Self::Ok)
+    }
+}

@@ -1,0 +1,171 @@
+//! `qprof run`: attach, trace, detach.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Outcome, units};
+use crate::agent::{self, Aim, RunSettings};
+use crate::attach::AttachOptions;
+use crate::model::Pid;
+use crate::sink::{OtlpFlags, Protocol};
+use crate::ui::TreeStyle;
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sudo qprof run -p $(pidof milvus)
+  sudo qprof run -p 4711 --otlp http://127.0.0.1:4317          send traces to Jaeger
+  sudo qprof run -p 4711 -m my-server.toml --output tree       print each query as a tree
+  sudo qprof run -p 4711 --slow 50ms -o slow.otlp.jsonl        keep only slow queries, in a file
+  sudo qprof run -p 4711 --record run.qprof --duration 30s     keep the raw events for `replay`")]
+pub(super) struct RunArgs {
+    /// The process to attach to.
+    #[arg(short, long)]
+    pid: u32,
+
+    /// Symbol map: a built-in name (`qprof maps`) or a file; default: the built-in one that fits.
+    /// May be given several times.
+    #[arg(short, long, value_name = "NAME|FILE")]
+    map: Vec<String>,
+
+    #[command(flatten)]
+    out: OutArgs,
+
+    /// Keep the raw events in FILE, for `qprof replay`.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+
+    /// Stop after this long (default: at Ctrl-C, or when the target ends).
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    duration: Option<Duration>,
+
+    /// Size of the kernel's ring buffer: a power of two, at least 4KiB.
+    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = units::size)]
+    ring: u32,
+
+    /// How many functions one pattern of the map may match.
+    #[arg(long, value_name = "N", default_value = "256", value_parser = units::count)]
+    max_functions: usize,
+
+    /// Log every event the kernel side sees (slow; for debugging Qprof).
+    #[arg(long)]
+    kernel_log: bool,
+}
+
+/// Where traces go and which are kept: the same for `run` and `replay`.
+#[derive(Debug, Args)]
+pub(super) struct OutArgs {
+    /// Send traces to this OTLP endpoint.
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "Send traces to this OTLP endpoint, for example http://127.0.0.1:4317 (gRPC) or \
+                http://127.0.0.1:4318 (HTTP); the OTEL_EXPORTER_OTLP_* variables are honoured"
+    )]
+    otlp: Option<String>,
+
+    /// OTLP protocol.
+    #[arg(
+        long,
+        value_name = "PROTOCOL",
+        help = "OTLP protocol [default: OTEL_EXPORTER_OTLP_PROTOCOL, else by the port, else grpc]"
+    )]
+    protocol: Option<ProtocolArg>,
+
+    /// What to print on stdout.
+    #[arg(long, value_name = "WHAT", default_value = "summary")]
+    output: Output,
+
+    /// Write traces to FILE as OTLP JSON, a line a batch.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Keep only traces whose root takes at least this long. The summary still counts all.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    slow: Option<Duration>,
+
+    /// Fold spans shorter than this into a count, except on the critical path.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    min_span: Option<Duration>,
+
+    /// `service.name` of the traces.
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "service.name of the traces [default: OTEL_SERVICE_NAME, else the map's system]"
+    )]
+    service: Option<String>,
+
+    /// How long a trace may wait for its last span.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
+    grace: Duration,
+
+    /// Write the final summary to FILE as JSON.
+    #[arg(long, value_name = "FILE")]
+    summary_json: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A summary at the end.
+    Summary,
+    /// Every kept trace as a tree, and the summary at the end.
+    Tree,
+    /// Every kept trace as OTLP JSON, a line a batch; no summary.
+    Json,
+    /// Nothing.
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProtocolArg {
+    Grpc,
+    #[value(name = "http/protobuf", alias = "http")]
+    Http,
+}
+
+impl OutArgs {
+    /// As the agent wants it: nothing below here knows clap.
+    pub(super) fn settings(&self, color: bool) -> agent::OutSettings {
+        agent::OutSettings {
+            otlp: OtlpFlags {
+                endpoint: self.otlp.clone(),
+                protocol: self.protocol.map(|protocol| match protocol {
+                    ProtocolArg::Grpc => Protocol::Grpc,
+                    ProtocolArg::Http => Protocol::HttpProtobuf,
+                }),
+            },
+            file: self.file.clone(),
+            print: match self.output {
+                Output::Summary => agent::Print::Summary,
+                Output::Tree => agent::Print::Tree,
+                Output::Json => agent::Print::Json,
+                Output::None => agent::Print::Nothing,
+            },
+            style: TreeStyle {
+                colour: color,
+                width: agent::terminal_width(std::io::stdout()),
+                max_spans: None,
+            },
+            slow: self.slow,
+            min_span: self.min_span,
+            service: self.service.clone(),
+            grace: self.grace,
+            summary_json: self.summary_json.clone(),
+        }
+    }
+}
+
+pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Outcome> {
+    let settings = RunSettings {
+        aim: Aim { pid: Pid(args.pid), maps: args.map.clone(), max_functions: args.max_functions },
+        attach: AttachOptions { ring_bytes: args.ring, kernel_log: args.kernel_log },
+        record: args.record.clone(),
+        duration: args.duration,
+        out: args.out.settings(color),
+        quiet,
+    };
+    Ok(Outcome::of_run(agent::run(&settings)?))
+}

@@ -1,0 +1,90 @@
+//! Durations and sizes as people type them: `5ms`, `100us`, `30s`, `8MiB`.
+
+use std::time::Duration;
+
+/// Parses a duration with its unit: `ns`, `us` (or `µs`), `ms`, `s`, `m`, `h`.
+///
+/// # Errors
+/// A number or a unit that is not one, or a duration beyond a century.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let (number, unit) = split(text);
+    let seconds_per_unit = match unit {
+        "ns" => 1e-9,
+        "us" | "µs" | "μs" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "" => return Err(format!("`{text}` has no unit: write {text}ms or {text}s")),
+        _ => return Err(format!("`{unit}` is not a unit of time: use ns, us, ms, s, m or h")),
+    };
+    let number: f64 =
+        number.parse().map_err(|error| format!("`{number}`: {error}: write for example 5ms"))?;
+    Duration::try_from_secs_f64(number * seconds_per_unit)
+        .ok()
+        .filter(|duration| duration.as_secs() < 100 * 366 * 86_400)
+        .ok_or_else(|| format!("`{text}` is not a duration that can be waited for"))
+}
+
+/// Parses a size in bytes with its unit: none or `B`, `KiB`/`K`, `MiB`/`M`, `GiB`/`G`.
+///
+/// # Errors
+/// A number or a unit that is not one, or more than 4 GiB.
+pub(super) fn size(text: &str) -> Result<u32, String> {
+    let (number, unit) = split(text);
+    let bytes_per_unit: u64 = match unit {
+        "" | "B" => 1,
+        "K" | "k" | "KiB" => 1 << 10,
+        "M" | "MiB" => 1 << 20,
+        "G" | "GiB" => 1 << 30,
+        _ => return Err(format!("`{unit}` is not a unit of size: use KiB, MiB or GiB")),
+    };
+    let number: u64 =
+        number.parse().map_err(|error| format!("`{number}`: {error}: write for example 8MiB"))?;
+    number
+        .checked_mul(bytes_per_unit)
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .ok_or_else(|| format!("`{text}` is too large: at most 4095MiB"))
+}
+
+/// Parses a number of things, at least one.
+///
+/// # Errors
+/// A number that is not one.
+pub(super) fn count(text: &str) -> Result<usize, String> {
+    let number =
+        text.parse().map_err(|error| format!("`{text}`: {error}: write for example 256"))?;
+    if number == 0 { Err("at least 1 is needed".to_owned()) } else { Ok(number) }
+}
+
+fn split(text: &str) -> (&str, &str) {
+    let text = text.trim();
+    let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(at);
+    (number, unit.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_need_a_unit_and_a_number() {
+        assert_eq!(duration("5ms"), Ok(Duration::from_millis(5)));
+        assert_eq!(duration("100us"), Ok(Duration::from_micros(100)));
+        assert_eq!(duration("1.5 s"), Ok(Duration::from_millis(1500)));
+        assert!(duration("5").is_err_and(|e| e.contains("no unit")));
+        assert!(duration("5parsec").is_err_and(|e| e.contains("parsec")));
+        assert!(duration("ms").is_err());
+        assert!(duration("-1s").is_err());
+        assert!(duration("99999999999h").is_err());
+    }
+
+    #[test]
+    fn sizes_are_whole_bytes() {
+        assert_eq!(size("8MiB"), Ok(8 << 20));
+        assert_eq!(size("4096"), Ok(4096));
+        assert!(size("8MB").is_err());
+        assert!(size("5000GiB").is_err());
+    }
+}

@@ -1,0 +1,90 @@
+//! What the kernel side saw, decoded.
+
+use profiler_common::MAX_WORDS;
+
+use super::{FrameAddr, Lane, MonoNs, ProbeId, ReturnAddr, Tid};
+
+/// The words a site captured, in the order of its capture program.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    list: [u64; MAX_WORDS],
+    len: u8,
+    faults: u8,
+}
+
+impl Words {
+    /// From raw words; those beyond [`MAX_WORDS`] are cut off. Bit N of `faults`: word N is unknown.
+    #[must_use]
+    pub fn new(words: &[u64], faults: u8) -> Self {
+        let mut this = Self { faults, ..Self::default() };
+        for (slot, word) in this.list.iter_mut().zip(words) {
+            *slot = *word;
+            this.len += 1;
+        }
+        this
+    }
+
+    /// The raw words; those that could not be read are 0, see [`Self::faults`].
+    #[must_use]
+    pub fn as_slice(&self) -> &[u64] {
+        &self.list[..usize::from(self.len)]
+    }
+
+    /// Bit N: word N could not be read.
+    #[must_use]
+    pub const fn faults(&self) -> u8 {
+        self.faults
+    }
+
+    /// Word `index`, unless it was not captured or could not be read.
+    #[must_use]
+    pub fn get(&self, index: usize) -> Option<u64> {
+        let readable = index < usize::from(self.len) && self.faults & (1 << index) == 0;
+        readable.then(|| self.list[index])
+    }
+}
+
+/// One event of one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub time: MonoNs,
+    /// On which lane.
+    pub lane: Lane,
+    /// On which thread.
+    pub tid: Tid,
+    /// Its number on the lane, from 1; 0: not numbered.
+    pub sequence: u32,
+    /// What.
+    pub body: EventBody,
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventBody {
+    /// A call has begun.
+    Enter {
+        /// The called function.
+        probe: ProbeId,
+        /// Its return slot.
+        frame: FrameAddr,
+        /// What stands in the return slot.
+        return_address: ReturnAddr,
+        /// The captured words.
+        words: Words,
+    },
+    /// A `ret` executes: the frames whose return slot this is end.
+    Ret {
+        /// The probe whose site it is (not necessarily the function that opened the frame:
+        /// tail calls).
+        probe: ProbeId,
+        /// The return slot.
+        frame: FrameAddr,
+        /// The captured words.
+        words: Words,
+    },
+    /// The lane has ended.
+    LaneEnd,
+    /// The process has ended, and all its lanes.
+    ProcessEnd,
+}

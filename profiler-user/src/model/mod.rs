@@ -1,0 +1,20 @@
+//! The words of the project as types: events, spans, traces, and the numbers they are made of.
+//!
+//! Pure data: no I/O, no clock, no `unsafe`.
+#![forbid(unsafe_code)]
+
+mod event;
+mod ids;
+mod rules;
+mod span;
+
+pub use event::{Event, EventBody, Words};
+pub use ids::{
+    ClockOffset, FileOffset, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, SpanId,
+    ThreadNames, Tid, TraceId, VirtAddr, WallNs,
+};
+pub use rules::{
+    HandoffEnd, HandoffRule, Moment, OrphanPolicy, ProbeRule, Rules, Scope, SourceLine, SpanRule,
+    Takes, WordIndex,
+};
+pub use span::{Evidence, ExitKind, Folded, Span, Trace, TraceEnd};

@@ -1,0 +1,269 @@
+//! From a symbol map and what its selectors found to a plan.
+
+use std::collections::HashSet;
+
+use profiler_common::Capture;
+
+use super::captures::captures_of;
+use super::catalogue::{Catalogue, Match};
+use super::enter::Needs;
+use super::reasons::{missing, pattern, why_nothing};
+use super::{CodeLookup, Missing, PlanError, ProbePlan, Skipped};
+use crate::config::{EndDecl, HandoffDecl, Selector, SpanDecl, SymbolMap};
+use crate::model::Moment;
+use crate::symbols::Found;
+use crate::target::Target;
+
+/// The selectors of a map, in the order [`build`] wants their results: those of the spans, then
+/// the give and the take of each hand-off.
+#[must_use]
+pub fn selectors(map: &SymbolMap) -> Vec<&Selector> {
+    let spans = map.spans.iter().map(|span| &span.selector);
+    let ends = map.handoffs.iter().flat_map(|h| [&h.give.selector, &h.take.selector]);
+    spans.chain(ends).collect()
+}
+
+/// Plans the probes for a map.
+///
+/// `found`: what each of [`selectors`] found, in that order. `lookup`: the function that starts at
+/// an address of an object, to follow tail calls and to know where functions begin; one that
+/// merely contains the address is taken for none. `target`: names the objects.
+///
+/// # Errors
+///
+/// Required spans that cannot be observed, nothing to probe at all, more probes than
+/// [`profiler_common::MAX_PROBES`], more captured words than [`profiler_common::MAX_WORDS`] of one call, or a `found` that does not
+/// belong to this map.
+pub fn build(
+    map: &SymbolMap,
+    target: &Target,
+    found: &[Found],
+    lookup: &CodeLookup<'_>,
+) -> Result<ProbePlan, PlanError> {
+    let wanted = selectors(map).len();
+    if found.len() != wanted {
+        let what = format!("{wanted} selectors, {} results: a fault in qprof", found.len());
+        return Err(PlanError::Unusable { map: map.name.clone(), what });
+    }
+    if u16::try_from(map.spans.len()).is_err() {
+        let what = format!("{} spans; {} is the most", map.spans.len(), u16::MAX);
+        return Err(PlanError::Unusable { map: map.name.clone(), what });
+    }
+    let mut planner = Planner {
+        map,
+        found,
+        catalogue: Catalogue::of(found, lookup),
+        skipped: Vec::new(),
+        missing: Vec::new(),
+    };
+    planner.assign_spans();
+    let handoffs = planner.assign_handoffs()?;
+    planner.finish(target, &handoffs, lookup)
+}
+
+/// A hand-off both of whose sides can be probed.
+pub(super) struct Working<'a> {
+    pub(super) decl: &'a HandoffDecl,
+    pub(super) give: Side,
+    pub(super) take: Side,
+}
+
+/// One side of it: the drafts on it, and the words of its key.
+pub(super) struct Side {
+    pub(super) drafts: Vec<usize>,
+    pub(super) key: Vec<Capture>,
+}
+
+/// A plan in the making.
+pub(super) struct Planner<'a> {
+    pub(super) map: &'a SymbolMap,
+    found: &'a [Found],
+    pub(super) catalogue: Catalogue<'a>,
+    pub(super) skipped: Vec<Skipped>,
+    pub(super) missing: Vec<Missing>,
+}
+
+impl<'a> Planner<'a> {
+    fn assign_spans(&mut self) {
+        let map = self.map;
+        for (selector, span) in map.spans.iter().enumerate() {
+            let wanted_by = format!("span `{}`", span.name);
+            let before = self.skipped.len();
+            let drafts = self.usable(selector, &span.selector, &wanted_by, span.line);
+            if drafts.is_empty() {
+                if span.required {
+                    let reasons = self.skipped.split_off(before);
+                    self.missing.push(missing(span, &reasons));
+                }
+                continue;
+            }
+            let Ok(index) = u16::try_from(selector) else { continue };
+            for draft in drafts {
+                self.give_span(draft, index, span);
+            }
+        }
+    }
+
+    /// Makes a function a span of this kind, unless an earlier span has it.
+    fn give_span(&mut self, draft: usize, index: u16, span: &SpanDecl) {
+        let map = self.map;
+        let Some(draft) = self.catalogue.drafts.get_mut(draft) else { return };
+        draft.wanted = true;
+        match draft.span {
+            None => draft.span = Some(index),
+            Some(first) if first == index => {}
+            Some(first) => {
+                let first = map.spans.get(usize::from(first)).map_or("?", |span| &span.name);
+                self.skipped.push(Skipped {
+                    wanted_by: format!("span `{}`", span.name),
+                    what: draft.function.name.to_string(),
+                    why: format!(
+                        "it is span `{first}` already: the first span that matches a function \
+                         wins; put the narrower pattern first"
+                    ),
+                    line: span.line,
+                });
+            }
+        }
+    }
+
+    /// The drafts a selector's functions belong to; what is not usable is added to the skipped.
+    fn usable(
+        &mut self,
+        selector: usize,
+        decl: &Selector,
+        wanted_by: &str,
+        line: usize,
+    ) -> Vec<usize> {
+        let skip = |what: String, why: String| Skipped {
+            wanted_by: wanted_by.to_owned(),
+            what,
+            why,
+            line,
+        };
+        let mut drafts = Vec::new();
+        let mut seen = HashSet::new();
+        let matches: Vec<Match<'a>> = self.catalogue.matches(selector).to_vec();
+        if matches.is_empty() {
+            let nothing = self.found.get(selector).and_then(|found| found.nothing.as_ref());
+            self.skipped.push(skip(pattern(decl), why_nothing(nothing)));
+        }
+        for m in matches {
+            match self.catalogue.draft_of(m) {
+                Ok(draft) if !seen.insert(draft) => {}
+                Ok(draft) => drafts.push(draft),
+                Err(why) => {
+                    let what = format!("{} at {}", m.function.name, m.function.code.address);
+                    self.skipped.push(skip(what, why));
+                }
+            }
+        }
+        drafts
+    }
+
+    fn assign_handoffs(&mut self) -> Result<Vec<Working<'a>>, PlanError> {
+        let map = self.map;
+        let mut working = Vec::new();
+        for (index, decl) in map.handoffs.iter().enumerate() {
+            let selector = map.spans.len() + 2 * index;
+            let (give_key, take_key) = (self.key(decl, &decl.give)?, self.key(decl, &decl.take)?);
+            let give = self.usable_end(selector, decl, &decl.give, &give_key, "give");
+            let take = self.usable_end(selector + 1, decl, &decl.take, &take_key, "take");
+            if give.is_empty() || take.is_empty() {
+                let (none, other) = match (give.is_empty(), take.is_empty()) {
+                    (true, true) => ("neither side", ""),
+                    (true, false) => ("its give side", "; its take side is not probed for it"),
+                    _ => ("its take side", "; its give side is not probed for it"),
+                };
+                self.skipped.push(Skipped {
+                    wanted_by: format!("hand-off `{}`", decl.name),
+                    what: format!("hand-off `{}`", decl.name),
+                    why: format!(
+                        "{none} can be probed{}{other}: work handed over this way has no parent \
+                         by it",
+                        if give.is_empty() && take.is_empty() { " (see above)" } else { "" }
+                    ),
+                    line: decl.line,
+                });
+                continue;
+            }
+            self.capture(decl.give.moment, &give, &give_key);
+            self.capture(decl.take.moment, &take, &take_key);
+            working.push(Working {
+                decl,
+                give: Side { drafts: give, key: give_key },
+                take: Side { drafts: take, key: take_key },
+            });
+        }
+        Ok(working)
+    }
+
+    /// The drafts of one side whose key can be captured.
+    fn usable_end(
+        &mut self,
+        selector: usize,
+        decl: &HandoffDecl,
+        end: &EndDecl,
+        key: &[Capture],
+        side: &str,
+    ) -> Vec<usize> {
+        let wanted_by = format!("hand-off `{}` ({side})", decl.name);
+        let mut drafts = self.usable(selector, &end.selector, &wanted_by, decl.line);
+        let mut needs = Needs::default();
+        if end.moment == Moment::Enter {
+            for word in key {
+                needs.add(*word);
+            }
+        }
+        drafts.retain(|draft| {
+            let Some(why) = self.cannot_capture(*draft, needs, end.moment) else { return true };
+            let what = self.catalogue.drafts.get(*draft).map_or("?", |d| &*d.function.name);
+            self.skipped.push(Skipped {
+                wanted_by: wanted_by.clone(),
+                what: what.to_string(),
+                why,
+                line: decl.line,
+            });
+            false
+        });
+        drafts
+    }
+
+    /// Why a key cannot be captured on this function; none if it can, on every copy.
+    fn cannot_capture(&self, draft: usize, needs: Needs, moment: Moment) -> Option<String> {
+        let at = |address| format!(" (copy at {address}); choose another function for this key");
+        for (_, function, analysis) in self.catalogue.copies(draft) {
+            let address = function.code.address;
+            if moment == Moment::Enter && analysis.enters.best(needs).is_none() {
+                let why = "its key is overwritten before the first instruction that may carry a \
+                           probe";
+                return Some(format!("{why}{}", at(address)));
+            }
+            let leaves = &analysis.leaves;
+            if moment == Moment::Exit && leaves.rets.is_empty() && leaves.tails.is_empty() {
+                return Some(format!("none of its exits can be seen{}", at(address)));
+            }
+        }
+        None
+    }
+
+    /// The words of one side's key.
+    fn key(&self, decl: &HandoffDecl, end: &EndDecl) -> Result<Vec<Capture>, PlanError> {
+        captures_of(end).map_err(|what| PlanError::BadKey {
+            map: self.map.name.clone(),
+            handoff: decl.name.to_string(),
+            what,
+        })
+    }
+
+    /// Lets the drafts of one side capture its key.
+    fn capture(&mut self, moment: Moment, drafts: &[usize], key: &[Capture]) {
+        for index in drafts {
+            let Some(draft) = self.catalogue.drafts.get_mut(*index) else { continue };
+            draft.wanted = true;
+            for word in key {
+                draft.words_mut(moment).add(*word);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Where to see that a call has begun: the cheapest legal instruction on the straight line from
+//! the function's start, and how far the return slot is from the stack pointer there.
+
+use iced_x86::{FlowControl, InstructionInfoFactory, Register};
+use profiler_common::{Capture, Source};
+
+use super::analyse::{Disassembler, SiteSpec};
+use super::exits::{Indirect, Leaves};
+use super::flow::{Depth, Flow, is_write};
+use super::form;
+use super::listing::{Listing, Refused};
+use crate::model::VirtAddr;
+
+/// How far the line is walked: an enter further in would be seen noticeably late.
+const LINE: usize = 24;
+
+/// What the captures of a probe need to be intact at its enter site.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Needs {
+    /// Bit N: argument register N + 1.
+    arguments: u8,
+    /// Memory is read through one of them.
+    memory: bool,
+}
+
+impl Needs {
+    /// Adds what one captured word needs.
+    pub(super) fn add(&mut self, capture: Capture) {
+        const ARGUMENTS: [Source; 6] =
+            [Source::Arg1, Source::Arg2, Source::Arg3, Source::Arg4, Source::Arg5, Source::Arg6];
+        let source = ARGUMENTS.into_iter().find(|source| *source as u8 == capture.source);
+        self.arguments |= source.map_or(0, argument_bit);
+        self.memory |= capture.deref != 0;
+    }
+}
+
+fn argument_bit(source: Source) -> u8 {
+    match source {
+        Source::Arg1 => 1,
+        Source::Arg2 => 1 << 1,
+        Source::Arg3 => 1 << 2,
+        Source::Arg4 => 1 << 3,
+        Source::Arg5 => 1 << 4,
+        Source::Arg6 => 1 << 5,
+        Source::Ret => 0,
+    }
+}
+
+/// A legal enter site, and what has been overwritten before it executes.
+#[derive(Clone, Debug)]
+struct Candidate {
+    site: SiteSpec,
+    /// Bit N: argument register N + 1 no longer holds its argument.
+    overwritten: u8,
+    /// Memory other than the function's own stack has been written.
+    wrote_memory: bool,
+}
+
+/// The legal enter sites of a function, in the order they execute: at least one.
+#[derive(Clone, Debug)]
+pub(super) struct Enters {
+    candidates: Vec<Candidate>,
+}
+
+impl Enters {
+    /// The cheapest site at which everything needed is still intact, the earliest of equals.
+    pub(super) fn best(&self, needs: Needs) -> Option<&SiteSpec> {
+        self.candidates
+            .iter()
+            .filter(|c| c.overwritten & needs.arguments == 0 && !(needs.memory && c.wrote_memory))
+            .min_by_key(|c| c.site.cost)
+            .map(|c| &c.site)
+    }
+}
+
+/// Finds the legal enter sites.
+///
+/// `starts_another`: whether another function starts at an address; a site there would see that
+/// function's calls too.
+pub(super) fn enters(
+    listing: &Listing<'_>,
+    flow: &Flow,
+    leaves: &Leaves,
+    starts_another: &dyn Fn(VirtAddr) -> bool,
+) -> Result<Enters, Refused> {
+    let start = VirtAddr(listing.start());
+    if flow.target.first().copied().unwrap_or(true) {
+        return Err(Refused::LoopAtStart(start));
+    }
+    let line = Line::walk(listing, flow, starts_another);
+    let candidates: Vec<Candidate> = line
+        .candidates
+        .into_iter()
+        .filter(|(index, candidate)| {
+            *index == 0
+                || leaves.indirect.iter().all(|jump| match jump {
+                    // It goes elsewhere.
+                    Indirect::Tail { .. } => true,
+                    // A label cannot be where the stack is deeper or shallower than at the jump …
+                    Indirect::Inside { depth: Some(depth) } => candidate.site.slot_offset != *depth,
+                    // … nor in the middle of a prologue: it would push again on every pass.
+                    Indirect::Inside { depth: None } | Indirect::Unknown { .. } => {
+                        line.last_push.is_some_and(|push| *index <= push)
+                    }
+                })
+        })
+        .map(|(_, candidate)| candidate)
+        .collect();
+    if candidates.is_empty() {
+        let first = listing.insns.first().copied().unwrap_or_default();
+        return Err(if first.flow_control() == FlowControl::Return {
+            Refused::OnlyReturn
+        } else {
+            Refused::NoLegalEnter(Disassembler::new().text(&first))
+        });
+    }
+    Ok(Enters { candidates })
+}
+
+/// The straight line from the start: up to and including the first branch, call or return, and
+/// not past a change of the stack pointer that is not known exactly.
+struct Line {
+    candidates: Vec<(usize, Candidate)>,
+    /// The last instruction that makes the stack deeper.
+    last_push: Option<usize>,
+}
+
+impl Line {
+    fn walk(listing: &Listing<'_>, flow: &Flow, starts_another: &dyn Fn(VirtAddr) -> bool) -> Self {
+        let mut line = Self { candidates: Vec::new(), last_push: None };
+        let mut info = InstructionInfoFactory::new();
+        let mut depth = Depth::AT_ENTRY;
+        let (mut overwritten, mut wrote_memory) = (0, false);
+        let mut next = Some(0);
+        while let Some(index) = next
+            && index < LINE
+            && let Some(insn) = listing.insns.get(index)
+            && let Some((bytes, offset)) = listing.bytes_of(index)
+            && let Some(slot_offset) = depth.sp.filter(|depth| *depth >= 0)
+        {
+            let address = VirtAddr(insn.ip());
+            let elsewhere =
+                flow.target.get(index).copied().unwrap_or(true) || starts_another(address);
+            if index > 0 && elsewhere {
+                break;
+            }
+            if let Some(cost) = form::cost(bytes, index == 0) {
+                let site = SiteSpec { address, offset, slot_offset, cost, insn: *insn };
+                line.candidates.push((index, Candidate { site, overwritten, wrote_memory }));
+            }
+            if insn.flow_control() != FlowControl::Next {
+                break;
+            }
+            let after = depth.after(insn, &mut info);
+            if after.sp > depth.sp {
+                line.last_push = Some(index);
+            }
+            depth = after;
+            let used = info.info(insn);
+            for register in used.used_registers() {
+                if is_write(register.access()) {
+                    overwritten |= overwritten_bit(register.register());
+                }
+            }
+            wrote_memory |= used.used_memory().iter().any(|memory| {
+                is_write(memory.access()) && memory.base().full_register() != Register::RSP
+            });
+            next = listing.next(index);
+        }
+        line
+    }
+}
+
+fn overwritten_bit(register: Register) -> u8 {
+    let source = match register.full_register() {
+        Register::RDI => Source::Arg1,
+        Register::RSI => Source::Arg2,
+        Register::RDX => Source::Arg3,
+        Register::RCX => Source::Arg4,
+        Register::R8 => Source::Arg5,
+        Register::R9 => Source::Arg6,
+        _ => return 0,
+    };
+    argument_bit(source)
+}

@@ -1,0 +1,46 @@
+//! Choosing the instructions to probe: pure, explained, tested on instruction bytes.
+//!
+//! No I/O, no clock, no `unsafe`: code bytes come in, sites and reasons go out. A probe on the
+//! wrong instruction corrupts or kills the target; what keeps it from that is, in order:
+//!
+//! 1. `form`: an allow-list of exact encodings; nothing else ever carries a probe.
+//! 2. `listing`, `flow`: an instruction is one only if decoding from the function's start says so
+//!    and control, followed from there, agrees. Code that does not add up is refused whole.
+//! 3. `enter`, `exits`: where a call is seen to begin and to end, exactly once each.
+//! 4. `tails`, `exit_sites`: where a frame ends that was handed on, each instruction once in the
+//!    whole plan.
+//! 5. `catalogue`, `captures`, `build`, `assemble`: from a symbol map and what was found to a
+//!    [`ProbePlan`].
+#![forbid(unsafe_code)]
+
+mod analyse;
+mod assemble;
+mod build;
+mod captures;
+mod catalogue;
+mod enter;
+mod error;
+mod exit_sites;
+mod exits;
+mod flow;
+mod form;
+mod listing;
+mod probe_plan;
+mod reasons;
+mod tails;
+mod witness;
+
+#[cfg(test)]
+mod tests;
+
+use crate::model::VirtAddr;
+use crate::symbols::Function;
+use crate::target::ObjectId;
+
+pub use build::{build, selectors};
+pub use error::{Missing, PlanError};
+pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
+pub use witness::{add_witnesses, witnesses};
+
+/// Finds the function that starts at an address of an object, if one does.
+pub type CodeLookup<'a> = dyn Fn(ObjectId, VirtAddr) -> Option<Function> + 'a;

@@ -1,0 +1,254 @@
+//! Raw records to events and back.
+
+use profiler_common::{EventHeader, EventKind, LaneKind, MAX_WORDS};
+use thiserror::Error;
+
+use crate::model::{
+    Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid, Words,
+};
+
+const HEADER: usize = size_of::<EventHeader>();
+const WORD: usize = size_of::<u64>();
+
+/// A record that is none: the file is damaged, or was written by another version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// Shorter than the fixed part.
+    #[error("an event record of {len} bytes is shorter than its header of {HEADER} bytes")]
+    Short {
+        /// Its length, bytes.
+        len: usize,
+    },
+    /// The length does not fit the number of words it says it has.
+    #[error("an event record of {len} bytes says it has {words} words (at most {MAX_WORDS})")]
+    Length {
+        /// Its length, bytes.
+        len: usize,
+        /// The words it says it has.
+        words: u8,
+    },
+    /// Not a kind of event that this version knows.
+    #[error("event kind {0} is unknown to this version")]
+    Kind(u8),
+    /// Not a kind of lane that this version knows.
+    #[error("lane kind {0} is unknown to this version")]
+    LaneKind(u8),
+    /// A thread's lane is not its thread id.
+    #[error("a thread's lane {lane} is not its thread id {tid}")]
+    Lane {
+        /// The lane's number.
+        lane: u64,
+        /// The thread id.
+        tid: u32,
+    },
+}
+
+/// The event of a raw record: an [`EventHeader`] and the words it says follow, in this machine's
+/// byte order, at any alignment.
+///
+/// # Errors
+///
+/// If it is not exactly one record of this version. Never panics, whatever the bytes.
+pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
+    let len = raw.len();
+    let (header, rest) = raw.split_at_checked(HEADER).ok_or(DecodeError::Short { len })?;
+    let header: EventHeader = bytemuck::pod_read_unaligned(header);
+    let count = usize::from(header.words);
+    if count > MAX_WORDS || rest.len() != count * WORD {
+        return Err(DecodeError::Length { len, words: header.words });
+    }
+    let kind = EventKind::from_raw(header.kind).ok_or(DecodeError::Kind(header.kind))?;
+    let mut words = [0; MAX_WORDS];
+    for (word, bytes) in words.iter_mut().zip(rest.as_chunks::<WORD>().0) {
+        *word = u64::from_ne_bytes(*bytes);
+    }
+    let words = Words::new(&words[..count], header.faults);
+    let probe = ProbeId(header.probe);
+    let frame = FrameAddr(header.frame);
+    let body = match kind {
+        EventKind::Enter => {
+            let return_address = ReturnAddr(header.return_address);
+            EventBody::Enter { probe, frame, return_address, words }
+        }
+        EventKind::Ret => EventBody::Ret { probe, frame, words },
+        EventKind::LaneEnd => EventBody::LaneEnd,
+        EventKind::ProcessEnd => EventBody::ProcessEnd,
+    };
+    Ok(Event {
+        time: MonoNs(header.time),
+        lane: lane(&header)?,
+        tid: Tid(header.tid),
+        sequence: header.sequence,
+        body,
+    })
+}
+
+fn lane(header: &EventHeader) -> Result<Lane, DecodeError> {
+    if header.lane_kind != LaneKind::Thread as u8 {
+        return Err(DecodeError::LaneKind(header.lane_kind));
+    }
+    if header.lane != u64::from(header.tid) {
+        return Err(DecodeError::Lane { lane: header.lane, tid: header.tid });
+    }
+    Ok(Lane::Thread(Pid(header.pid), Tid(header.tid)))
+}
+
+/// Appends the raw record of an event: what [`decode`] makes the event of. For events that user
+/// space itself makes (a process's end) and that a recording must hold like any other.
+pub fn encode(event: &Event, into: &mut Vec<u8>) {
+    let Event { time, lane, tid, sequence, body } = event;
+    let Lane::Thread(pid, lane_tid) = *lane;
+    let mut header = EventHeader {
+        time: time.0,
+        lane: u64::from(lane_tid.0),
+        pid: pid.0,
+        tid: tid.0,
+        sequence: *sequence,
+        lane_kind: LaneKind::Thread as u8,
+        ..EventHeader::default()
+    };
+    let words = match body {
+        EventBody::Enter { probe, frame, return_address, words } => {
+            header.kind = EventKind::Enter as u8;
+            header.probe = probe.0;
+            header.frame = frame.0;
+            header.return_address = return_address.0;
+            *words
+        }
+        EventBody::Ret { probe, frame, words } => {
+            header.kind = EventKind::Ret as u8;
+            header.probe = probe.0;
+            header.frame = frame.0;
+            *words
+        }
+        EventBody::LaneEnd => {
+            header.kind = EventKind::LaneEnd as u8;
+            Words::default()
+        }
+        EventBody::ProcessEnd => {
+            header.kind = EventKind::ProcessEnd as u8;
+            Words::default()
+        }
+    };
+    header.words = words.as_slice().len() as u8;
+    header.faults = words.faults();
+    into.extend_from_slice(bytemuck::bytes_of(&header));
+    into.extend_from_slice(bytemuck::cast_slice(words.as_slice()));
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn enter() -> Event {
+        Event {
+            time: MonoNs(123_456_789),
+            lane: Lane::Thread(Pid(10), Tid(11)),
+            tid: Tid(11),
+            sequence: 7,
+            body: EventBody::Enter {
+                probe: ProbeId(513),
+                frame: FrameAddr(0x7fff_1234_5678),
+                return_address: ReturnAddr(0x40_1234),
+                words: Words::new(&[1, 0, u64::MAX], 0b010),
+            },
+        }
+    }
+
+    fn encoded(event: &Event) -> Vec<u8> {
+        let mut raw = Vec::new();
+        encode(event, &mut raw);
+        raw
+    }
+
+    #[test]
+    fn the_record_lies_as_the_kernel_side_writes_it() {
+        let raw = encoded(&enter());
+        assert_eq!(raw.len(), HEADER + 3 * WORD);
+        assert_eq!(raw[0..8], 123_456_789_u64.to_ne_bytes());
+        assert_eq!(raw[8..16], 11_u64.to_ne_bytes(), "lane");
+        assert_eq!(raw[16..24], 0x7fff_1234_5678_u64.to_ne_bytes(), "frame");
+        assert_eq!(raw[24..32], 0x40_1234_u64.to_ne_bytes(), "return address");
+        assert_eq!(raw[32..36], 10_u32.to_ne_bytes(), "pid");
+        assert_eq!(raw[36..40], 11_u32.to_ne_bytes(), "tid");
+        assert_eq!(raw[40..44], 7_u32.to_ne_bytes(), "sequence");
+        assert_eq!(raw[44..46], 513_u16.to_ne_bytes(), "probe");
+        assert_eq!(raw[46..50], [1, 0, 3, 0b010], "kind, lane kind, words, faults");
+    }
+
+    #[test]
+    fn every_cut_of_a_record_is_refused() {
+        let raw = encoded(&enter());
+        for len in 0..raw.len() {
+            assert!(decode(&raw[..len]).is_err(), "{len} bytes");
+        }
+        let mut long = raw;
+        long.push(0);
+        assert_eq!(decode(&long), Err(DecodeError::Length { len: HEADER + 25, words: 3 }));
+    }
+
+    #[test]
+    fn what_a_newer_version_writes_is_named_not_guessed() {
+        let mut raw = encoded(&enter());
+        raw[46] = 99;
+        assert_eq!(decode(&raw), Err(DecodeError::Kind(99)));
+        let mut raw = encoded(&enter());
+        raw[47] = 1;
+        assert_eq!(decode(&raw), Err(DecodeError::LaneKind(1)));
+        let mut raw = encoded(&enter());
+        raw[8] = 12;
+        assert_eq!(decode(&raw), Err(DecodeError::Lane { lane: 12, tid: 11 }));
+    }
+
+    fn words() -> impl Strategy<Value = Words> {
+        (prop::collection::vec(any::<u64>(), 0..=MAX_WORDS), any::<u8>())
+            .prop_map(|(words, faults)| Words::new(&words, faults))
+    }
+
+    fn body() -> impl Strategy<Value = EventBody> {
+        prop_oneof![
+            (any::<u16>(), any::<u64>(), any::<u64>(), words()).prop_map(
+                |(probe, frame, address, words)| EventBody::Enter {
+                    probe: ProbeId(probe),
+                    frame: FrameAddr(frame),
+                    return_address: ReturnAddr(address),
+                    words,
+                }
+            ),
+            (any::<u16>(), any::<u64>(), words()).prop_map(|(probe, frame, words)| {
+                EventBody::Ret { probe: ProbeId(probe), frame: FrameAddr(frame), words }
+            }),
+            Just(EventBody::LaneEnd),
+            Just(EventBody::ProcessEnd),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn an_event_comes_back_as_it_went(
+            (time, pid, tid, sequence) in any::<(u64, u32, u32, u32)>(),
+            body in body(),
+            shift in 0_usize..8,
+        ) {
+            let lane = Lane::Thread(Pid(pid), Tid(tid));
+            let event = Event { time: MonoNs(time), lane, tid: Tid(tid), sequence, body };
+            let mut raw = vec![0; shift];
+            encode(&event, &mut raw);
+            prop_assert_eq!(decode(&raw[shift..]), Ok(event));
+        }
+
+        #[test]
+        fn random_bytes_never_panic(raw in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&raw);
+        }
+
+        #[test]
+        fn a_damaged_record_never_panics(at in 0..HEADER, value: u8) {
+            let mut raw = encoded(&enter());
+            raw[at] = value;
+            let _ = decode(&raw);
+        }
+    }
+}

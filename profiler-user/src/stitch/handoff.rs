@@ -1,0 +1,209 @@
+//! The live hand-off keys: what some call gave and another may take.
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{HandoffRule, Lane, MonoNs, Pid, ProbeId, Scope, Takes, WordIndex, Words};
+
+use super::trace::{SpanRef, TraceKey};
+
+/// The words of a key.
+pub(super) type KeyWords = Vec<u64>;
+
+/// A key: the hand-off, where it is valid, and its words.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) rule: u16,
+    pub(super) pid: Option<Pid>,
+    pub(super) words: KeyWords,
+}
+
+/// What was given.
+#[derive(Clone, Debug)]
+pub(super) struct Given {
+    /// The span below which takers hang.
+    pub(super) giver: SpanRef,
+    /// When.
+    pub(super) time: MonoNs,
+    /// How often it may still be taken; none: as often as one likes.
+    left: Option<u32>,
+    taken: bool,
+    /// Given again, by another span, while it was alive: it proves nothing.
+    ambiguous: bool,
+    /// How many live traces have given it: an ambiguous key lives until all of them have ended.
+    traces: u32,
+}
+
+/// What came of asking for a key.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Taken(Given),
+    Ambiguous,
+    NotGiven,
+}
+
+/// What came of giving one.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Gave {
+    Well,
+    Ambiguous,
+    Full,
+}
+
+/// The live keys.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    live: FxHashMap<Key, Given>,
+    of_trace: FxHashMap<TraceKey, Vec<Key>>,
+}
+
+/// The words of a key in what a call captured; none if one could not be read.
+pub(super) fn words(indices: &[WordIndex], words: &Words) -> Option<KeyWords> {
+    indices.iter().map(|index| words.get(usize::from(*index))).collect()
+}
+
+/// The key of a rule's side for a call.
+pub(super) fn key(
+    number: usize,
+    rule: &HandoffRule,
+    indices: &[WordIndex],
+    captured: &Words,
+    lane: Lane,
+) -> Option<Key> {
+    let pid = match rule.scope {
+        Scope::Process => Some(lane.pid()),
+        Scope::Target => None,
+    };
+    Some(Key { rule: u16::try_from(number).ok()?, pid, words: words(indices, captured)? })
+}
+
+impl Keys {
+    /// A call gives a key on behalf of `giver`.
+    pub(super) fn give(
+        &mut self,
+        key: Key,
+        takes: Takes,
+        giver: SpanRef,
+        time: MonoNs,
+        limit: usize,
+    ) -> Gave {
+        let left = match takes {
+            Takes::Any => None,
+            Takes::Times(times) => Some(times),
+        };
+        if let Some(given) = self.live.get_mut(&key) {
+            // Given again by the same span: the same thing said twice. By another: whose it is
+            // cannot be told, for this one and for all that take it later.
+            if given.giver != giver {
+                given.ambiguous = true;
+                let keys = self.of_trace.entry(giver.trace).or_default();
+                if !keys.contains(&key) {
+                    given.traces += 1;
+                    keys.push(key);
+                }
+                return Gave::Ambiguous;
+            }
+            given.left = left;
+            return Gave::Well;
+        }
+        if self.live.len() >= limit {
+            return Gave::Full;
+        }
+        self.of_trace.entry(giver.trace).or_default().push(key.clone());
+        let new = Given { giver, time, left, taken: false, ambiguous: false, traces: 1 };
+        self.live.insert(key, new);
+        Gave::Well
+    }
+
+    /// A call asks for a key.
+    pub(super) fn take(&mut self, key: &Key) -> Asked {
+        let Some(given) = self.live.get_mut(key) else { return Asked::NotGiven };
+        if given.ambiguous {
+            return Asked::Ambiguous;
+        }
+        given.taken = true;
+        let answer = given.clone();
+        if let Some(left) = &mut given.left {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.remove(key);
+            }
+        }
+        Asked::Taken(answer)
+    }
+
+    /// A key is given on behalf of nothing known: if it was alive, it proves nothing any more.
+    /// Whether it did.
+    pub(super) fn revoke(&mut self, key: &Key) -> bool {
+        self.live.get_mut(key).is_some_and(|given| !std::mem::replace(&mut given.ambiguous, true))
+    }
+
+    /// The keys of a trace that has ended; how many of them nobody took.
+    pub(super) fn end_trace(&mut self, trace: TraceKey) -> u64 {
+        let mut not_taken = 0;
+        for key in self.of_trace.remove(&trace).unwrap_or_default() {
+            let Some(given) = self.live.get_mut(&key) else { continue };
+            given.traces -= 1;
+            if given.traces == 0 {
+                not_taken += u64::from(!given.taken);
+                self.live.remove(&key);
+            }
+        }
+        not_taken
+    }
+
+    /// Forgets all keys: events were lost, and each key may since have been taken, and given again
+    /// on behalf of something else. How many there were.
+    pub(super) fn doubt_all(&mut self) -> u64 {
+        let count = self.live.len() as u64;
+        self.live.clear();
+        self.of_trace.clear();
+        count
+    }
+
+    /// Forgets a key that has been taken as often as it may; it has one giver.
+    fn remove(&mut self, key: &Key) {
+        let Some(given) = self.live.remove(key) else { return };
+        let trace = given.giver.trace;
+        if let Some(keys) = self.of_trace.get_mut(&trace) {
+            // From the end: what was given last is taken first, mostly.
+            if let Some(at) = keys.iter().rposition(|other| other == key) {
+                keys.swap_remove(at);
+            }
+            if keys.is_empty() {
+                self.of_trace.remove(&trace);
+            }
+        }
+    }
+}
+
+/// The sides of every hand-off on which a probe stands, found once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sides {
+    /// By probe: (rule, index into the side's probes).
+    gives: Vec<Vec<(usize, usize)>>,
+    takes: Vec<Vec<(usize, usize)>>,
+}
+
+impl Sides {
+    pub(super) fn of(rules: &[HandoffRule], probes: usize) -> Self {
+        let mut sides = Self { gives: vec![Vec::new(); probes], takes: vec![Vec::new(); probes] };
+        for (number, rule) in rules.iter().enumerate() {
+            for (lists, end) in [(&mut sides.gives, &rule.give), (&mut sides.takes, &rule.take)] {
+                for (at, (probe, _)) in end.probes.iter().enumerate() {
+                    if let Some(list) = lists.get_mut(usize::from(*probe)) {
+                        list.push((number, at));
+                    }
+                }
+            }
+        }
+        sides
+    }
+
+    pub(super) fn gives(&self, probe: ProbeId) -> &[(usize, usize)] {
+        self.gives.get(probe.index()).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn takes(&self, probe: ProbeId) -> &[(usize, usize)] {
+        self.takes.get(probe.index()).map_or(&[], Vec::as_slice)
+    }
+}

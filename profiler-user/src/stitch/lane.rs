@@ -1,0 +1,265 @@
+//! The open frames of one lane, by stack.
+//!
+//! A thread may run on several stacks: coroutines, signal stacks, stacks grown in pieces. Which one
+//! an address lies on is told by where calls were seen before: an address within [`NEAR`] of a
+//! known stack is on it, another begins a new one. A stack that is entered from a call on another
+//! one depends on that call (its *base*): when the call is gone, frames that are still open there
+//! may be a suspended coroutine's or may have been unwound with it. Nobody can tell, so they are
+//! *adrift*: they still end at their own `ret`, but prove nothing for what comes after.
+//!
+//! A call that begins on another stack hangs under the innermost open call of the lane's first
+//! stack, the thread's own: whatever was suspended or resumed in between, the thread is inside that
+//! call. Whether one coroutine called another, or was suspended in its favour, cannot be seen, so
+//! neither is claimed.
+
+use crate::model::{FrameAddr, ProbeId, ReturnAddr};
+
+use super::trace::SpanRef;
+
+/// How far from the calls seen on a stack a new one may lie to be on it. Smaller than the smallest
+/// common coroutine stack (64 KiB); a larger gap on one stack only costs that its frames become
+/// doubtful when they could have been inferred.
+const NEAR: u64 = 32 << 10;
+
+/// How many stacks of a lane are remembered.
+const STACKS: usize = 64;
+
+/// What an open frame is to the calls below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Context {
+    /// Calls below it have this span as parent.
+    Span(SpanRef),
+    /// It is part of something that has no known trace; so are the calls below it.
+    Orphan,
+    /// Nothing below which a span could hang.
+    Nothing,
+}
+
+/// A hand-off that was taken by a call without a span: the evidence of what is directly below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Via {
+    /// Number of the rule.
+    pub(super) rule: u16,
+    /// The event that took the key, by number.
+    pub(super) taken: u64,
+}
+
+/// A call that has begun and not ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame {
+    pub(super) slot: FrameAddr,
+    pub(super) return_address: ReturnAddr,
+    pub(super) probe: ProbeId,
+    /// Its own span, if it makes one and is in a trace.
+    pub(super) span: Option<SpanRef>,
+    pub(super) context: Context,
+    pub(super) via: Option<Via>,
+    /// It may be gone already, and its slot another call's: events of its lane were lost.
+    pub(super) after_loss: bool,
+    /// It may be gone already: the call its stack depends on has ended.
+    pub(super) adrift: bool,
+    /// Counts up with every frame of the lane.
+    pub(super) serial: u64,
+}
+
+impl Frame {
+    /// Whether it may be gone already, and so is nobody's parent.
+    pub(super) const fn is_doubtful(&self) -> bool {
+        self.after_loss || self.adrift
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Stack {
+    low: u64,
+    high: u64,
+    /// Outermost first: falling addresses.
+    frames: Vec<Frame>,
+    /// The frame of another stack from which this one was entered, by serial.
+    base: Option<u64>,
+    /// The lane's first: the thread's own, on which it is never suspended. None after a loss.
+    first: bool,
+    /// When it was last seen, by serial.
+    used: u64,
+}
+
+impl Stack {
+    /// How far an address is from the calls seen here.
+    const fn distance(&self, address: u64) -> u64 {
+        if address < self.low { self.low - address } else { address.saturating_sub(self.high) }
+    }
+}
+
+/// What carries one stack of calls at a time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LaneState {
+    stacks: Vec<Stack>,
+    /// Index of the stack the latest event was on.
+    active: usize,
+    serial: u64,
+    open: usize,
+    /// Number of the latest event on the lane.
+    pub(super) sequence: u32,
+    /// The latest event of the lane among all events.
+    pub(super) seen: u64,
+    /// Events lost since the frame opened last; they are marked on the next one.
+    pub(super) lost_before_next: u64,
+}
+
+impl LaneState {
+    pub(super) const fn open_frames(&self) -> usize {
+        self.open
+    }
+
+    /// Goes to the stack an address lies on, known or new. If too many are known, the one longest
+    /// unused goes, and its frames are returned.
+    pub(super) fn go_to(&mut self, slot: FrameAddr) -> Vec<Frame> {
+        self.serial += 1;
+        let mut forgotten = Vec::new();
+        let on_active = |stack: &Stack| stack.distance(slot.0) == 0;
+        if !self.stacks.get(self.active).is_some_and(on_active) {
+            let nearest = self
+                .stacks
+                .iter()
+                .enumerate()
+                .map(|(index, stack)| (stack.distance(slot.0), index != self.active, index))
+                .filter(|(distance, ..)| *distance <= NEAR)
+                .min();
+            if let Some((.., index)) = nearest {
+                self.active = index;
+            } else {
+                if self.stacks.len() >= STACKS {
+                    forgotten = self.forget_stack();
+                }
+                self.active = self.stacks.len();
+                self.stacks.push(Stack {
+                    low: slot.0,
+                    high: slot.0,
+                    frames: Vec::new(),
+                    base: None,
+                    // If what came before was lost, it may be another.
+                    first: self.serial == 1 && self.sequence <= 1,
+                    used: self.serial,
+                });
+            }
+        }
+        if let Some(stack) = self.stacks.get_mut(self.active) {
+            stack.low = stack.low.min(slot.0);
+            stack.high = stack.high.max(slot.0);
+            stack.used = self.serial;
+        }
+        forgotten
+    }
+
+    /// Forgets the stack longest unused, one without open frames first; not the active one. Its
+    /// frames, innermost first.
+    pub(super) fn forget_stack(&mut self) -> Vec<Frame> {
+        let longest_unused = self
+            .stacks
+            .iter()
+            .enumerate()
+            .filter(|(index, stack)| *index != self.active && !stack.first)
+            .min_by_key(|(_, stack)| (!stack.frames.is_empty(), stack.used))
+            .map(|(index, _)| index);
+        let Some(index) = longest_unused else { return Vec::new() };
+        let stack = self.stacks.remove(index);
+        if self.active > index {
+            self.active -= 1;
+        }
+        let frames: Vec<Frame> = stack.frames.into_iter().rev().collect();
+        for frame in &frames {
+            self.gone(frame);
+        }
+        frames
+    }
+
+    /// The innermost frame of the active stack.
+    pub(super) fn innermost(&self) -> Option<&Frame> {
+        self.stacks.get(self.active)?.frames.last()
+    }
+
+    /// The innermost frame of the active stack if its address is below `slot` (or equal, with
+    /// `equal`), taken off.
+    pub(super) fn pop_below(&mut self, slot: FrameAddr, equal: bool) -> Option<Frame> {
+        let stack = self.stacks.get_mut(self.active)?;
+        let gone = |frame: &mut Frame| frame.slot < slot || (equal && frame.slot == slot);
+        let frame = stack.frames.pop_if(gone)?;
+        self.gone(&frame);
+        Some(frame)
+    }
+
+    /// Takes off the innermost frame of any stack.
+    pub(super) fn pop_any(&mut self) -> Option<Frame> {
+        let stack = self.stacks.iter_mut().rev().find(|stack| !stack.frames.is_empty())?;
+        let frame = stack.frames.pop()?;
+        self.gone(&frame);
+        Some(frame)
+    }
+
+    /// What depends on a frame that has ended is adrift from now on.
+    fn gone(&mut self, frame: &Frame) {
+        self.open -= 1;
+        let depends = |stack: &Stack, serial: u64| stack.base == Some(serial);
+        if !self.stacks.iter().any(|stack| depends(stack, frame.serial)) {
+            return;
+        }
+        let mut gone = vec![frame.serial];
+        while let Some(serial) = gone.pop() {
+            for stack in self.stacks.iter_mut().filter(|stack| depends(stack, serial)) {
+                stack.base = None;
+                for frame in &mut stack.frames {
+                    frame.adrift = true;
+                    gone.push(frame.serial);
+                }
+            }
+        }
+    }
+
+    /// The call from which the active stack was entered, if it is empty.
+    pub(super) fn outside(&self) -> Option<&Frame> {
+        let active = self.stacks.get(self.active)?;
+        if active.first || !active.frames.is_empty() {
+            return None;
+        }
+        // As long as the lane is elsewhere its first stack does not change.
+        self.stacks.iter().find(|stack| stack.first)?.frames.last()
+    }
+
+    /// Opens a frame on the active stack. `base`: the frame of another stack it was called from.
+    pub(super) fn push(&mut self, frame: Frame, base: Option<u64>) {
+        if let Some(stack) = self.stacks.get_mut(self.active) {
+            if stack.frames.is_empty() {
+                stack.base = base;
+            }
+            stack.frames.push(Frame { serial: self.serial, ..frame });
+            self.open += 1;
+        }
+    }
+
+    /// Whether a span's frame is open, without doubt, among those that have led to the next call:
+    /// the active stack's and those it was entered from.
+    pub(super) fn is_running(&self, span: SpanRef) -> bool {
+        let is_it = |frame: &Frame| frame.span == Some(span) && !frame.is_doubtful();
+        let Some(active) = self.stacks.get(self.active) else { return false };
+        let below = active.frames.is_empty() || active.base.is_some();
+        active.frames.iter().any(is_it)
+            || below
+                && self.stacks.iter().any(|stack| stack.first && stack.frames.iter().any(is_it))
+    }
+
+    /// The open frames, in no particular order of stacks.
+    pub(super) fn frames(&self) -> impl Iterator<Item = &Frame> {
+        self.stacks.iter().flat_map(|stack| &stack.frames)
+    }
+
+    /// After a loss every frame may be gone, and no stack is known to be empty: what calls onto
+    /// another stack cannot be told any more.
+    pub(super) fn doubt_all(&mut self) {
+        for stack in &mut self.stacks {
+            stack.first = false;
+            for frame in &mut stack.frames {
+                frame.after_loss = true;
+            }
+        }
+    }
+}

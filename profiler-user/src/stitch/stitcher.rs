@@ -1,0 +1,419 @@
+//! The rules: what an event does to the frames of its lane, and whose child a call is.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{
+    Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr, Rules,
+    Tid, Trace, TraceEnd, Words,
+};
+
+use super::build;
+use super::handoff::{Keys, Sides};
+use super::ids::IdSource;
+use super::lane::{Context, Frame, LaneState};
+use super::limits::{Limits, StitchStats};
+use super::tainted::Tainted;
+use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
+
+/// Makes traces of events.
+#[derive(Debug)]
+pub struct Stitcher {
+    lanes: FxHashMap<Lane, LaneState>,
+    core: Core,
+    /// After how many events lanes may be swept again.
+    sweep_at: u64,
+}
+
+/// Everything but the lanes.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) rules: Rules,
+    pub(super) sides: Sides,
+    pub(super) limits: Limits,
+    pub(super) ids: IdSource,
+    /// Found at every event, hence not in a tree.
+    pub(super) traces: FxHashMap<TraceKey, Box<OpenTrace>>,
+    /// Their keys, oldest first.
+    pub(super) oldest: BTreeSet<TraceKey>,
+    pub(super) next_trace: u64,
+    pub(super) keys: Keys,
+    pub(super) tainted: Tainted,
+    pub(super) forgot_lanes: bool,
+    pub(super) completed: Vec<Trace>,
+    pub(super) stats: StitchStats,
+    pub(super) refusing: bool,
+    pub(super) ticked: MonoNs,
+    pub(super) queue: Arc<str>,
+}
+
+/// A call that begins.
+pub(super) struct Call {
+    pub(super) time: MonoNs,
+    pub(super) lane: Lane,
+    pub(super) tid: Tid,
+    pub(super) probe: ProbeId,
+    pub(super) slot: FrameAddr,
+    pub(super) return_address: ReturnAddr,
+    pub(super) words: Words,
+}
+
+impl Stitcher {
+    /// A stitcher for what the rules describe.
+    #[must_use]
+    pub fn new(rules: Rules, limits: Limits, ids: IdSource) -> Self {
+        let core = Core {
+            sides: Sides::of(&rules.handoffs, rules.probes.len()),
+            rules,
+            limits,
+            ids,
+            traces: FxHashMap::default(),
+            oldest: BTreeSet::new(),
+            next_trace: 0,
+            keys: Keys::default(),
+            tainted: Tainted::default(),
+            forgot_lanes: false,
+            completed: Vec::new(),
+            stats: StitchStats::default(),
+            refusing: false,
+            ticked: MonoNs(0),
+            queue: Arc::from("queue"),
+        };
+        Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
+    }
+
+    /// Takes the next event, in ring order.
+    pub fn push(&mut self, event: &Event) {
+        self.core.stats.events += 1;
+        if let EventBody::ProcessEnd = event.body {
+            self.end_process(event.lane.pid(), event.time);
+            return;
+        }
+        if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
+            self.core.stats.lanes_full += 1;
+            return;
+        }
+        let lane = self.lanes.entry(event.lane).or_default();
+        self.core.check_number(lane, event);
+        match event.body {
+            EventBody::Enter { probe, frame, return_address, words } => {
+                let (time, tid) = (event.time, event.tid);
+                let call =
+                    Call { time, lane: event.lane, tid, probe, slot: frame, return_address, words };
+                self.core.enter(lane, &call);
+            }
+            EventBody::Ret { probe, frame, words } => {
+                self.core.ret(lane, event, probe, frame, &words);
+            }
+            EventBody::LaneEnd => {
+                self.core.end_lane(lane, event.time, ExitKind::Unwound);
+                self.lanes.remove(&event.lane);
+            }
+            EventBody::ProcessEnd => {}
+        }
+    }
+
+    /// Whether an event of this lane may be taken though the bound is reached. Lanes without open
+    /// frames are forgotten to make it so, at most once for every so many events.
+    fn make_room(&mut self, lane: Lane) -> bool {
+        if self.lanes.contains_key(&lane) {
+            return true;
+        }
+        if self.core.stats.events < self.sweep_at {
+            return false;
+        }
+        self.sweep_at = self.core.stats.events + self.core.limits.lanes as u64;
+        self.lanes.retain(|_, lane| lane.open_frames() > 0);
+        // The numbers of those that were forgotten and come back start anywhere.
+        self.core.forgot_lanes = true;
+        self.lanes.len() < self.core.limits.lanes
+    }
+
+    fn end_process(&mut self, pid: Pid, time: MonoNs) {
+        let mut ended: Vec<Lane> =
+            self.lanes.keys().filter(|lane| lane.pid() == pid).copied().collect();
+        ended.sort_unstable();
+        for id in ended {
+            if let Some(mut lane) = self.lanes.remove(&id) {
+                self.core.end_lane(&mut lane, time, ExitKind::Unwound);
+            }
+        }
+    }
+
+    /// Lets time pass: traces that have waited long enough for their last span are sent as they
+    /// are.
+    pub fn tick(&mut self, now: MonoNs) {
+        self.core.tick(now);
+    }
+
+    /// From now on no trace begins; those that have begun go on.
+    pub const fn refuse_new_traces(&mut self) {
+        self.core.refusing = true;
+    }
+
+    /// How many traces have begun and are not finished.
+    #[must_use]
+    pub fn open_traces(&self) -> usize {
+        self.core.traces.len()
+    }
+
+    /// Ends everything: what is still open is sent as such.
+    pub fn finish(&mut self, now: MonoNs) {
+        let keys: Vec<TraceKey> = self.core.oldest.iter().copied().collect();
+        for key in keys {
+            self.core.send(key, now);
+            self.core.forget(key);
+        }
+        self.lanes.clear();
+    }
+
+    /// The traces finished since the last call, in the order they were.
+    pub fn take_completed(&mut self) -> Vec<Trace> {
+        std::mem::take(&mut self.core.completed)
+    }
+
+    /// What was seen, dropped and bounded so far.
+    #[must_use]
+    pub const fn stats(&self) -> &StitchStats {
+        &self.core.stats
+    }
+}
+
+impl Core {
+    /// Holds an event's number against its lane's: a jump is a loss on this lane.
+    fn check_number(&mut self, lane: &mut LaneState, event: &Event) {
+        let since = std::mem::replace(&mut lane.seen, self.stats.events);
+        let number = event.sequence;
+        if number == 0 {
+            return;
+        }
+        let mut expected = lane.sequence.checked_add(1).unwrap_or(1);
+        if lane.sequence == 0 && self.forgot_lanes {
+            expected = number;
+        }
+        let mut lost = u64::from(number.saturating_sub(expected));
+        if number < expected {
+            // The thread's number is used by a new thread, and at least the end of the old one is
+            // lost.
+            lost = u64::from(number);
+            self.mark_lost(lane, 1);
+            self.end_lane(lane, event.time, ExitKind::Inferred);
+            let seen = lane.seen;
+            *lane = LaneState::default();
+            lane.seen = seen;
+        } else if lost > 0 {
+            self.mark_lost(lane, lost);
+            lane.doubt_all();
+        }
+        lane.sequence = number;
+        if lost > 0 {
+            self.stats.lost += lost;
+            lane.lost_before_next += lost;
+            self.doubt_keys(since);
+        }
+    }
+
+    fn mark_lost(&mut self, lane: &LaneState, lost: u64) {
+        for span in lane.frames().filter_map(|frame| frame.span) {
+            if let Some(open) = self.open_mut(span) {
+                open.span.lost += lost;
+            }
+        }
+    }
+
+    /// Events were lost after the event `since`. Any key that is alive may have been taken by then,
+    /// and given again for something else; what has been taken since proves nothing.
+    fn doubt_keys(&mut self, since: u64) {
+        self.stats.doubtful += self.keys.doubt_all();
+        self.tainted.add(since, self.stats.events);
+        let keys: Vec<TraceKey> = self.oldest.iter().copied().collect();
+        for key in keys {
+            let Some(trace) = self.traces.get_mut(&key) else { continue };
+            let cut = trace.cut_since(since);
+            if cut > 0 {
+                self.stats.doubtful += cut;
+                self.send_if_over(key);
+            }
+        }
+    }
+
+    fn enter(&mut self, lane: &mut LaneState, call: &Call) {
+        self.go_to(lane, call.slot, call.time);
+        if self.rules.probes.get(call.probe.index()).is_some_and(|probe| probe.witness) {
+            // Made where an exception has landed, in the slot of the call that it has left.
+            while let Some(gone) = lane.pop_below(call.slot, true) {
+                let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
+                self.close(&gone, call.time, exit);
+            }
+            return;
+        }
+        while let Some(gone) = lane.pop_below(call.slot, false) {
+            self.close(&gone, call.time, ExitKind::Inferred);
+        }
+        let handed_on = lane.innermost().is_some_and(|frame| {
+            frame.slot == call.slot
+                && frame.return_address == call.return_address
+                && frame.return_address.0 != 0
+                && frame.probe != call.probe
+        });
+        if !handed_on {
+            while let Some(gone) = lane.pop_below(call.slot, true) {
+                self.close(&gone, call.time, ExitKind::Inferred);
+            }
+        }
+        if lane.open_frames() >= self.limits.frames_per_lane {
+            self.stats.frames_full += 1;
+            // They may be those of stacks that are no more.
+            for gone in lane.forget_stack() {
+                self.close(&gone, call.time, ExitKind::Inferred);
+            }
+            return;
+        }
+        let parent = self.parent(lane, call);
+        let base = parent.base;
+        let frame = self.open(lane, call, parent);
+        lane.push(frame, base);
+        let giver = match frame.context {
+            Context::Span(giver) => Some(giver),
+            Context::Orphan | Context::Nothing => None,
+        };
+        self.give(call.probe, Moment::Enter, &call.words, giver, call.lane, call.time);
+    }
+
+    /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.
+    fn go_to(&mut self, lane: &mut LaneState, slot: FrameAddr, time: MonoNs) {
+        for gone in lane.go_to(slot) {
+            self.close(&gone, time, ExitKind::Inferred);
+        }
+    }
+
+    fn ret(
+        &mut self,
+        lane: &mut LaneState,
+        event: &Event,
+        probe: ProbeId,
+        slot: FrameAddr,
+        words: &Words,
+    ) {
+        self.go_to(lane, slot, event.time);
+        while let Some(gone) = lane.pop_below(slot, false) {
+            self.close(&gone, event.time, ExitKind::Inferred);
+        }
+        let (mut matched, mut spoke) = (false, false);
+        while let Some(ended) = lane.pop_below(slot, true) {
+            matched = true;
+            // The words are those that the probe of this site captures. After a loss it may be
+            // another call, at the same place, that ends here.
+            if ended.probe == probe && !spoke {
+                spoke = true;
+                let giver = match ended.context {
+                    Context::Span(giver) if !ended.after_loss => Some(giver),
+                    _ => None,
+                };
+                self.give(probe, Moment::Exit, words, giver, event.lane, event.time);
+            }
+            let exit = if ended.after_loss { ExitKind::Inferred } else { ExitKind::Ret };
+            self.close(&ended, event.time, exit);
+        }
+        self.stats.unmatched_exits += u64::from(!matched);
+        if !spoke {
+            self.give(probe, Moment::Exit, words, None, event.lane, event.time);
+        }
+    }
+
+    fn end_lane(&mut self, lane: &mut LaneState, time: MonoNs, exit: ExitKind) {
+        while let Some(gone) = lane.pop_any() {
+            let exit = if gone.after_loss { ExitKind::Inferred } else { exit };
+            self.close(&gone, time, exit);
+        }
+    }
+
+    fn close(&mut self, frame: &Frame, end: MonoNs, exit: ExitKind) {
+        let Some(span) = frame.span else { return };
+        let Some(trace) = self.traces.get_mut(&span.trace) else { return };
+        trace.close(span, end, exit);
+        self.stats.inferred += u64::from(exit == ExitKind::Inferred);
+        self.stats.folded += u64::from(trace.fold(span, self.limits.spans_per_trace));
+        self.send_if_over(span.trace);
+    }
+
+    /// Whether a span can be a parent: its trace is not over and it was not cut out.
+    pub(super) fn is_there(&self, span: SpanRef) -> bool {
+        self.traces.get(&span.trace).is_some_and(|trace| trace.can_be_parent(span))
+    }
+
+    fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {
+        self.traces.get_mut(&span.trace)?.get_mut(span)
+    }
+
+    pub(super) fn begin_trace(&mut self, top: NewSpan, now: MonoNs) -> SpanRef {
+        if self.traces.len() >= self.limits.traces
+            && let Some(&oldest) = self.oldest.first()
+        {
+            self.stats.traces_full += 1;
+            self.send(oldest, now);
+            self.forget(oldest);
+        }
+        let key = TraceKey(self.next_trace);
+        self.next_trace += 1;
+        let mut trace = OpenTrace::new(key, self.ids.trace());
+        let span = trace.add(top, None);
+        self.traces.insert(key, Box::new(trace));
+        self.oldest.insert(key);
+        span
+    }
+
+    fn forget(&mut self, key: TraceKey) -> Option<Box<OpenTrace>> {
+        self.oldest.remove(&key);
+        self.traces.remove(&key)
+    }
+
+    fn send_if_over(&mut self, key: TraceKey) {
+        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) {
+            return;
+        }
+        let Some(mut trace) = self.forget(key) else { return };
+        self.stats.not_taken += self.keys.end_trace(key);
+        if !trace.sent {
+            self.completed.push(build::finish_whole(*trace));
+        } else if trace.has_unsent() {
+            self.stats.late += 1;
+            self.completed.push(build::finish(&mut trace, TraceEnd::Late, MonoNs(0)));
+        }
+    }
+
+    /// Sends a trace as it is. Its keys die; its open calls go on as parents of late spans.
+    fn send(&mut self, key: TraceKey, now: MonoNs) {
+        let Some(trace) = self.traces.get_mut(&key) else { return };
+        self.stats.not_taken += self.keys.end_trace(key);
+        let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Incomplete };
+        if trace.sent && !trace.has_unsent() {
+            return;
+        }
+        self.stats.incomplete += u64::from(end == TraceEnd::Incomplete);
+        self.stats.late += u64::from(end == TraceEnd::Late);
+        self.completed.push(build::finish(trace, end, now));
+    }
+
+    fn tick(&mut self, now: MonoNs) {
+        // Often enough for the grace time, seldom enough to cost nothing.
+        if now.since(self.ticked) < self.limits.grace / 16 {
+            return;
+        }
+        self.ticked = now;
+        let waited = |trace: &OpenTrace| {
+            !trace.sent && trace.root_closed.is_some_and(|at| now.since(at) >= self.limits.grace)
+        };
+        let over: Vec<TraceKey> = self
+            .oldest
+            .iter()
+            .filter(|key| self.traces.get(key).is_some_and(|trace| waited(trace)))
+            .copied()
+            .collect();
+        for key in over {
+            self.send(key, now);
+        }
+    }
+}

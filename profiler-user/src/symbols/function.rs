@@ -1,0 +1,87 @@
+//! A function as the planner sees it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::model::{FileOffset, VirtAddr};
+use crate::target::ObjectId;
+
+/// A contiguous piece of a function's machine code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CodePart {
+    /// Where it begins, as the ELF file names it.
+    pub address: VirtAddr,
+    /// Where it begins in the file.
+    pub offset: FileOffset,
+    /// Its bytes.
+    pub bytes: Arc<[u8]>,
+}
+
+/// One copy of a function: its code, and the cold part the compiler split off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// The object it lives in.
+    pub object: ObjectId,
+    /// Demangled name with parameter list, clone suffixes (`.isra.0`, `.part.1`) removed.
+    pub name: Arc<str>,
+    /// The same without the parameter list.
+    pub base_name: Arc<str>,
+    /// The name in the symbol table, with its suffix.
+    pub linkage: Arc<str>,
+    /// The code.
+    pub code: CodePart,
+    /// The parts split off (`NAME.cold`), if any.
+    pub cold: Vec<CodePart>,
+}
+
+/// What a selector found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// Every function that matches, every copy of it, by object and address.
+    pub functions: Vec<Function>,
+    /// If there is none: why.
+    pub nothing: Option<Nothing>,
+}
+
+/// Why a selector found nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Nothing {
+    /// No object matches `object = …`; the objects there are.
+    NoObject(Vec<String>),
+    /// The objects searched are stripped and no name in them is near: each with what it has left.
+    Stripped(Vec<String>),
+    /// No name matches; up to five nearest names, nearest first.
+    NoName(Vec<String>),
+    /// The names that match have no code here: inlined away or imported only.
+    NoCode(Vec<String>),
+    /// The address lies in no function or no executable segment.
+    NoAddress(VirtAddr),
+}
+
+impl fmt::Display for Nothing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoObject(objects) => {
+                write!(f, "no such object is mapped; there are {}", objects.join(", "))
+            }
+            Self::Stripped(objects) => write!(
+                f,
+                "the symbols were stripped ({}); install its debug symbols, or name the function \
+                 by `address = 0x…`",
+                objects.join("; ")
+            ),
+            Self::NoName(near) if near.is_empty() => {
+                write!(f, "no name is like it; it may be inlined everywhere, or spelt otherwise")
+            }
+            Self::NoName(near) => write!(f, "the nearest names are {}", near.join(", ")),
+            Self::NoCode(names) => write!(
+                f,
+                "{} has no code here: it is imported only, or chosen when the program is loaded",
+                names.join(", ")
+            ),
+            Self::NoAddress(address) => {
+                write!(f, "{address} lies in no function of which the bounds are known")
+            }
+        }
+    }
+}

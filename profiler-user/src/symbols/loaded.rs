@@ -1,0 +1,359 @@
+//! An object with its symbols read: from names and addresses to functions.
+
+use std::cmp::Reverse;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use object::elf::{SHT_DYNSYM, SHT_SYMTAB, SectionType};
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::elf::{Elf, Range};
+use super::frames::Frames;
+use super::name::{self, Name};
+use super::pattern::Pattern;
+use super::table::{Kind, Symbol, Table};
+use super::{CodePart, Function, SymbolError, debug_file};
+use crate::target::ObjectId;
+
+/// A symbol of an object: which table, which entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct SymbolId {
+    table: usize,
+    index: usize,
+}
+
+/// A symbol that matches.
+#[derive(Clone, Debug)]
+pub(super) struct Hit {
+    pub(super) address: u64,
+    pub(super) name: Name,
+    symbol: SymbolId,
+}
+
+/// The parts split off from functions.
+#[derive(Debug, Default)]
+struct ColdParts {
+    /// By the name of the function they belong to.
+    by_parent: FxHashMap<Vec<u8>, Vec<SymbolId>>,
+    /// Those of the names that several functions have: static ones of several source files.
+    shared: FxHashSet<Vec<u8>>,
+}
+
+/// An object and its symbols.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    elf: Elf,
+    tables: Vec<Table>,
+    /// Functions and cold parts by address.
+    starts: Vec<(u64, SymbolId)>,
+    cold: OnceLock<ColdParts>,
+    /// Whether local functions are known, too, and not only what is exported.
+    complete: bool,
+    frames: OnceLock<Frames>,
+}
+
+impl Loaded {
+    /// Reads the symbols of a file: its own tables, and if it was stripped those kept apart.
+    pub(super) fn read(open: &Path, path: &Path, root: &Path) -> Result<Self, SymbolError> {
+        let elf = Elf::open(open, path)?;
+        let mut tables = tables(&elf, SHT_SYMTAB, &elf)?;
+        let mut complete = !tables.is_empty();
+        if !complete {
+            tables = kept_apart(&elf, path, root);
+            complete = !tables.is_empty();
+        }
+        tables.extend(self::tables(&elf, SHT_DYNSYM, &elf)?);
+        Ok(Self::arranged(elf, tables, complete))
+    }
+
+    fn arranged(elf: Elf, tables: Vec<Table>, complete: bool) -> Self {
+        let mut starts: Vec<_> = ids(&tables)
+            .map(|id| (&tables[id.table].symbols[id.index], id))
+            .filter(|(symbol, _)| symbol.kind != Kind::NoCode)
+            .map(|(symbol, id)| (symbol.address, id))
+            .collect();
+        starts.sort_by_key(|&(address, _)| address);
+        Self { elf, tables, starts, cold: OnceLock::new(), complete, frames: OnceLock::new() }
+    }
+
+    fn cold(&self) -> &ColdParts {
+        self.cold.get_or_init(|| {
+            let mut cold = ColdParts::default();
+            for id in ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Cold) {
+                let name = self.tables[id.table].name(self.symbol(id));
+                if let Some(parent) = name::cold_parent(&name) {
+                    cold.by_parent.entry(parent.as_bytes().to_vec()).or_default().push(id);
+                }
+            }
+            let mut first: FxHashMap<&[u8], u64> = FxHashMap::default();
+            for id in ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function) {
+                let symbol = self.symbol(id);
+                let name = self.tables[id.table].raw_name(symbol);
+                if cold.by_parent.contains_key(name)
+                    && *first.entry(name).or_insert(symbol.address) != symbol.address
+                {
+                    cold.shared.insert(name.to_vec());
+                }
+            }
+            cold
+        })
+    }
+
+    /// The symbols with code that match a pattern.
+    pub(super) fn matching(&self, pattern: &Pattern) -> Vec<Hit> {
+        self.select(Kind::Function, pattern)
+    }
+
+    /// The names without code here that match a pattern.
+    pub(super) fn imports(&self, pattern: &Pattern) -> Vec<String> {
+        self.select(Kind::NoCode, pattern).into_iter().map(|hit| hit.name.full).collect()
+    }
+
+    fn select(&self, kind: Kind, pattern: &Pattern) -> Vec<Hit> {
+        let mut hits = Vec::new();
+        for (at, table) in self.tables.iter().enumerate() {
+            for index in table.candidates(pattern.fragments()) {
+                let symbol = &table.symbols[index];
+                if symbol.kind != kind {
+                    continue;
+                }
+                let linkage = table.name(symbol);
+                let name = name::read(&linkage);
+                if pattern.matches(&linkage, &name) {
+                    let symbol_id = SymbolId { table: at, index };
+                    hits.push(Hit { address: symbol.address, name, symbol: symbol_id });
+                }
+            }
+        }
+        hits
+    }
+
+    /// The symbols of exactly this name in the symbol table.
+    pub(super) fn linked_as(&self, linkage: &str) -> Vec<Hit> {
+        self.named(linkage, Kind::Function)
+    }
+
+    /// Whether the name is there, but without code.
+    pub(super) fn imports_linkage(&self, linkage: &str) -> bool {
+        !self.named(linkage, Kind::NoCode).is_empty()
+    }
+
+    fn named(&self, linkage: &str, kind: Kind) -> Vec<Hit> {
+        let hits =
+            self.tables.iter().enumerate().flat_map(|(at, table)| {
+                table.named(linkage).into_iter().map(move |index| (at, index))
+            });
+        hits.map(|(table, index)| SymbolId { table, index })
+            .filter(|&id| self.symbol(id).kind == kind)
+            .map(|id| self.hit(id))
+            .collect()
+    }
+
+    /// The name of every function, as the symbol table has it.
+    pub(super) fn function_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.tables.iter().flat_map(|table| {
+            let functions = table.symbols.iter().filter(|symbol| symbol.kind == Kind::Function);
+            functions.map(|symbol| table.raw_name(symbol))
+        })
+    }
+
+    /// If only exported functions are known: how many, in words.
+    pub(super) fn stripped(&self) -> Option<String> {
+        if self.complete {
+            return None;
+        }
+        Some(match self.function_names().count() {
+            0 => "no function symbols at all".into(),
+            1 => "only 1 exported function is named".into(),
+            n => format!("only its {n} exported functions are named"),
+        })
+    }
+
+    /// One function an address, with the best of the names that matched.
+    pub(super) fn distinct(&self, mut hits: Vec<Hit>) -> Vec<Hit> {
+        hits.sort_by(|a, b| {
+            a.address.cmp(&b.address).then_with(|| self.rank(a.symbol).cmp(&self.rank(b.symbol)))
+        });
+        hits.dedup_by_key(|hit| hit.address);
+        hits
+    }
+
+    /// Names that are exported, then short ones, go first.
+    fn rank(&self, id: SymbolId) -> (bool, Reverse<bool>, usize, &[u8]) {
+        let symbol = self.symbol(id);
+        let linkage = self.tables[id.table].raw_name(symbol);
+        // A size is worth more than none.
+        (symbol.source != 0, Reverse(symbol.size != 0), linkage.len(), linkage)
+    }
+
+    /// The function of a symbol, with its code.
+    pub(super) fn function(&self, object: ObjectId, hit: Hit) -> Result<Function, SymbolError> {
+        let symbol = self.symbol(hit.symbol);
+        let linkage = self.tables[hit.symbol.table].name(symbol);
+        let code = self.elf.code(self.extent(symbol))?;
+        let cold = self.cold_parts(symbol.address, &code)?;
+        Ok(Function {
+            object,
+            name: hit.name.full.into(),
+            base_name: hit.name.base.into(),
+            linkage: name::without_version(&linkage).into(),
+            code,
+            cold,
+        })
+    }
+
+    /// The function around an address. Where no symbol tells, `.eh_frame` does, or the next symbol
+    /// bounds it; then its name is the address.
+    pub(super) fn around(
+        &self,
+        object: ObjectId,
+        address: u64,
+    ) -> Result<Option<Function>, SymbolError> {
+        let Some(section) = self.elf.code_range(address) else { return Ok(None) };
+        let after = self.starts.partition_point(|&(start, _)| start <= address);
+        let before = after.checked_sub(1).and_then(|at| self.starts.get(at));
+        if let Some(&(start, id)) = before
+            && self.extent(self.symbol(id)).contains(address)
+        {
+            return self.symbolised(object, start);
+        }
+        let next = self.starts.get(after).map(|&(next, _)| next).filter(|&n| section.contains(n));
+        let range = self
+            .frames()
+            .around(&self.elf, address)
+            .or_else(|| next.map(|end| Range { start: address, end }));
+        let Some(range) = range else { return Ok(None) };
+        let name: std::sync::Arc<str> = format!("{:#x}", range.start).into();
+        Ok(Some(Function {
+            object,
+            name: name.clone(),
+            base_name: name.clone(),
+            linkage: name,
+            code: self.elf.code(range)?,
+            cold: Vec::new(),
+        }))
+    }
+
+    /// The function whose symbols, or whose cold part's, are at an address.
+    fn symbolised(&self, object: ObjectId, start: u64) -> Result<Option<Function>, SymbolError> {
+        let here = self.at(start);
+        let function = here
+            .iter()
+            .copied()
+            .filter(|&id| self.symbol(id).kind == Kind::Function)
+            .min_by(|&a, &b| self.rank(a).cmp(&self.rank(b)));
+        if let Some(id) = function {
+            return self.function(object, self.hit(id)).map(Some);
+        }
+        for &id in &here {
+            let name = self.tables[id.table].name(self.symbol(id));
+            let Some(parent) = name::cold_parent(&name) else { continue };
+            for hit in self.distinct(self.linked_as(parent)) {
+                let function = self.function(object, hit)?;
+                if function.cold.iter().any(|part| part.address.0 == start) {
+                    return Ok(Some(function));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn symbol(&self, id: SymbolId) -> &Symbol {
+        &self.tables[id.table].symbols[id.index]
+    }
+
+    fn hit(&self, id: SymbolId) -> Hit {
+        let symbol = self.symbol(id);
+        let name = name::read(&self.tables[id.table].name(symbol));
+        Hit { address: symbol.address, name, symbol: id }
+    }
+
+    fn at(&self, address: u64) -> Vec<SymbolId> {
+        let from = self.starts.partition_point(|&(start, _)| start < address);
+        let rest = self.starts.get(from..).unwrap_or_default();
+        rest.iter().take_while(|&&(start, _)| start == address).map(|&(_, id)| id).collect()
+    }
+
+    fn frames(&self) -> &Frames {
+        self.frames.get_or_init(|| Frames::read(&self.elf))
+    }
+
+    /// The addresses of a symbol. Hand-written assembly often states no size.
+    fn extent(&self, symbol: &Symbol) -> Range {
+        let start = symbol.address;
+        if symbol.size > 0 {
+            return Range { start, end: start.saturating_add(symbol.size) };
+        }
+        let framed = self.frames().around(&self.elf, start).filter(|range| range.start == start);
+        framed.unwrap_or_else(|| {
+            let after = self.starts.partition_point(|&(other, _)| other <= start);
+            let section = self.elf.code_range(start).map_or(start, |range| range.end);
+            let next = self.starts.get(after).map_or(section, |&(next, _)| next);
+            Range { start, end: next.min(section) }
+        })
+    }
+
+    /// The parts split off from the function at an address, whichever of its names they carry.
+    fn cold_parts(&self, address: u64, code: &CodePart) -> Result<Vec<CodePart>, SymbolError> {
+        let mut parts: Vec<CodePart> = Vec::new();
+        for id in self.at(address) {
+            let parent = self.symbol(id);
+            let name = self.tables[id.table].raw_name(parent);
+            let Some(named) = self.cold().by_parent.get(name) else { continue };
+            let alone = !self.cold().shared.contains(name);
+            for &cold in named {
+                let symbol = self.symbol(cold);
+                let range = self.extent(symbol);
+                let same_source =
+                    cold.table == id.table && parent.source != 0 && parent.source == symbol.source;
+                if (alone || same_source || jumps_into(code, range))
+                    && parts.iter().all(|part| part.address.0 != symbol.address)
+                {
+                    parts.push(self.elf.code(range)?);
+                }
+            }
+        }
+        parts.sort_by_key(|part| part.address);
+        Ok(parts)
+    }
+}
+
+fn ids(tables: &[Table]) -> impl Iterator<Item = SymbolId> {
+    tables.iter().enumerate().flat_map(|(table, symbols)| {
+        (0..symbols.symbols.len()).map(move |index| SymbolId { table, index })
+    })
+}
+
+/// The tables of one kind, for the code of `main`.
+fn tables(elf: &Elf, kind: SectionType, main: &Elf) -> Result<Vec<Table>, SymbolError> {
+    let wanted = elf.sections.iter().filter(|section| section.kind == kind.0);
+    wanted.map(|section| Table::read(elf, section, main)).collect()
+}
+
+/// The tables of a stripped object that lie elsewhere: in a debug file, else packed in itself.
+/// What is broken there costs names, not the run.
+fn kept_apart(main: &Elf, path: &Path, root: &Path) -> Vec<Table> {
+    let found = debug_file::find(main, path, root);
+    let found = found.map_or_else(|| debug_file::embedded(main, path), |elf| Ok(Some(elf)));
+    let read = found.and_then(|elf| match elf {
+        Some(elf) => tables(&elf, SHT_SYMTAB, main),
+        None => Ok(Vec::new()),
+    });
+    read.unwrap_or_else(|error| {
+        tracing::warn!(%error, path = %path.display(), "its separate symbols are of no use");
+        Vec::new()
+    })
+}
+
+/// Whether code contains what looks like a jump into a range: `jmp rel32` or `jcc rel32`, at any
+/// byte. A false one among the few parts that share a name is next to impossible.
+fn jumps_into(code: &CodePart, range: Range) -> bool {
+    code.bytes.windows(5).enumerate().any(|(at, window)| {
+        let [opcode, a, b, c, d] = *window else { return false };
+        let jump = opcode == 0xe9
+            || (opcode & 0xf0 == 0x80 && at > 0 && code.bytes.get(at - 1) == Some(&0x0f));
+        let next = code.address.0.wrapping_add(at as u64 + 5);
+        let to = next.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
+        jump && range.contains(to)
+    })
+}

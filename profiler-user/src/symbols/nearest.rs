@@ -1,0 +1,208 @@
+//! Names that are near one that was not found.
+
+use std::borrow::Cow;
+
+use rustc_hash::FxHashMap;
+
+use super::loaded::Loaded;
+use super::name::{self, Name};
+use super::pattern::Pattern;
+
+/// How many are told.
+const TOLD: usize = 5;
+/// How many last components are looked at whole.
+const COMPONENTS: usize = 48;
+/// How many names are demangled to find the best.
+const DEMANGLED: usize = 1024;
+/// Longer names are compared by their beginnings.
+const COMPARED: usize = 200;
+
+/// A name and the same as the symbol table has it.
+pub(super) struct Near {
+    pub(super) name: Name,
+    pub(super) linkage: String,
+}
+
+/// Five names near a pattern, nearest first. First the last components of all mangled names are
+/// compared, which needs no demangling; then the names that have one of the best. Where none is
+/// likely to be meant and `any` is enough, the nearest are told all the same: they show what names
+/// look like here.
+pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<Near> {
+    let wanted = pattern.last_component().replace(['*', '?'], "").to_lowercase();
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let names: Vec<(Cow<'_, [u8]>, &[u8])> = objects
+        .iter()
+        .flat_map(|object| object.function_names())
+        .map(|name| (last_component(name), name))
+        .collect();
+    let ranked = |how: &dyn Fn(&[u8]) -> Option<usize>| -> Vec<(usize, &[u8])> {
+        let mut distances: FxHashMap<&[u8], Option<usize>> = FxHashMap::default();
+        for (component, _) in &names {
+            distances.entry(component).or_insert_with(|| how(component));
+        }
+        distances.into_iter().filter_map(|(component, far)| Some((far?, component))).collect()
+    };
+    let mut best = ranked(&|component| distance(&wanted, component));
+    if best.is_empty() && any {
+        best = ranked(&|component| far_distance(&wanted, component));
+    }
+    best.sort_unstable();
+    best.truncate(COMPONENTS);
+    let best: FxHashMap<&[u8], usize> = best.into_iter().map(|(far, name)| (name, far)).collect();
+
+    let base = start(pattern.base());
+    let mut near: Vec<_> = names
+        .iter()
+        .filter_map(|(component, name)| Some((*best.get(component.as_ref())?, name)))
+        .take(DEMANGLED)
+        .map(|(far, linkage)| {
+            let linkage = String::from_utf8_lossy(linkage).into_owned();
+            let name = name::read(&linkage);
+            let unlike = strsim::osa_distance(base, start(&name.base));
+            (far, unlike, Near { name, linkage })
+        })
+        .collect();
+    near.sort_by(|a, b| (a.0, a.1, &a.2.name.base).cmp(&(b.0, b.1, &b.2.name.base)));
+    near.dedup_by(|a, b| {
+        a.2.name.base == b.2.name.base && a.2.name.parameters == b.2.name.parameters
+    });
+    near.into_iter().map(|(_, _, near)| near).take(TOLD).collect()
+}
+
+/// How far a component is from the one wanted; none: too far to be told.
+fn distance(wanted: &str, component: &[u8]) -> Option<usize> {
+    let component = String::from_utf8_lossy(component).to_lowercase();
+    let longer = wanted.len().max(component.len());
+    let shorter = wanted.len().min(component.len());
+    if shorter == 0 || longer > COMPARED {
+        return None;
+    }
+    // `Search` for `SearchOnGrowing`: no slip of the finger, but what was meant.
+    let extends = wanted.len() >= 4 && component.contains(wanted);
+    let shortens = 2 * component.len() >= wanted.len() && wanted.contains(component.as_str());
+    if extends || shortens {
+        return Some((longer - shorter).div_ceil(3));
+    }
+    let tolerated = (wanted.len() / 3).max(1);
+    if longer - shorter > tolerated {
+        return None;
+    }
+    let far = strsim::osa_distance(wanted, &component);
+    (far <= tolerated).then_some(far)
+}
+
+/// How far a component is, however far.
+fn far_distance(wanted: &str, component: &[u8]) -> Option<usize> {
+    let component = String::from_utf8_lossy(component).to_lowercase();
+    // What the compiler and the C library bring along is nobody's stage.
+    let own = !component.is_empty() && !component.starts_with('_') && component.len() <= COMPARED;
+    own.then(|| strsim::osa_distance(start(wanted), &component))
+}
+
+fn start(name: &str) -> &str {
+    let end = (0..=COMPARED.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+    &name[..end.unwrap_or(0)]
+}
+
+/// The last identifier of the qualified name in a mangled name, the whole name if it is not
+/// mangled. Read off an Itanium name without demangling it, which is a guess where it is intricate
+/// but good enough to look closer.
+fn last_component(linkage: &[u8]) -> Cow<'_, [u8]> {
+    if linkage.starts_with(b"_R") {
+        let name = name::read(&String::from_utf8_lossy(linkage));
+        return Cow::Owned(Pattern::new(&name.full).last_component().into_bytes());
+    }
+    match linkage.strip_prefix(b"_Z") {
+        Some(mangled) => Cow::Borrowed(last_source_name(mangled).unwrap_or(linkage)),
+        None => Cow::Borrowed(linkage),
+    }
+}
+
+/// The last `<source-name>` of an Itanium `<encoding>` that is outside template arguments.
+fn last_source_name(mangled: &[u8]) -> Option<&[u8]> {
+    let mut last = None;
+    // Depth of template arguments and of the names within them.
+    let mut depth = 0usize;
+    let mut at = 0;
+    while let Some(&byte) = mangled.get(at) {
+        match byte {
+            b'0'..=b'9' => {
+                let digits = mangled[at..].iter().take_while(|b| b.is_ascii_digit()).count();
+                let size = str::from_utf8(&mangled[at..at + digits]).ok();
+                let size: usize = size.and_then(|size| size.parse().ok()).unwrap_or(0);
+                let from = at + digits;
+                let Some(identifier) = mangled.get(from..from.saturating_add(size)) else { break };
+                let hash = size == 17 && identifier[0] == b'h';
+                if depth == 0 && size > 0 && !hash && !identifier.starts_with(b"_$u7b$") {
+                    last = Some(identifier);
+                }
+                at = from + size;
+            }
+            // Closures, constructors, operators: no identifiers, and no digits to misread.
+            b'I' => {
+                depth += 1;
+                at += 1;
+            }
+            b'N' | b'X' | b'J' | b'F' if depth > 0 => {
+                depth += 1;
+                at += 1;
+            }
+            b'L' if depth > 0 => {
+                // A literal: `Li3E`.
+                let end = memchr::memchr(b'E', &mangled[at..]);
+                at = end.map_or(mangled.len(), |end| at + end + 1);
+            }
+            b'S' | b'T' => {
+                // A substitution: `S1_`, `T_`; `St` and the like are two letters.
+                let run = mangled[at + 1..].iter().take_while(|b| b.is_ascii_alphanumeric());
+                let run = run.count();
+                let ended = mangled.get(at + 1 + run) == Some(&b'_') && run <= 4;
+                at += if ended { run + 2 } else { 1 + usize::from(byte == b'S') };
+            }
+            b'E' => {
+                if depth == 0 {
+                    break;
+                }
+                depth -= 1;
+                at += 1;
+            }
+            _ => at += 1,
+        }
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn last_components_of_mangled_names() {
+        for (linkage, last) in [
+            ("AsyncSearch", "AsyncSearch"),
+            ("_Z3foov", "foo"),
+            ("_ZNK6milvus7segcore24SegmentInternalInterface6SearchEPKNS_5query4PlanE", "Search"),
+            ("_ZN2ns1AIN2ns1BEE3barEv", "bar"),
+            ("_ZN2ns7collectIiEEvT_", "collect"),
+            ("_ZN2nsL5LocalE3foo", "Local"),
+            ("_ZN1a2go17h0123456789abcdefE", "go"),
+            ("_RNvMs_NtCs1_4core3numj3pow", "pow"),
+            ("_RNvCs1_1a2go", "go"),
+            ("_RINvCs1_1a2goNtB2_1TEB2_", "go"),
+            ("_RNCNvCs1_1a2go0B3_", "go"),
+        ] {
+            let found = last_component(linkage.as_bytes());
+            assert_eq!(str::from_utf8(&found).unwrap(), last, "{linkage}");
+        }
+    }
+
+    #[test]
+    fn distances() {
+        assert_eq!(distance("search", b"Search"), Some(0));
+        assert_eq!(distance("serach", b"search"), Some(1));
+        assert!(distance("search", b"SearchOnGrowing").is_some());
+        assert_eq!(distance("search", b"insert"), None);
+    }
+}

@@ -1,0 +1,308 @@
+//! The functions of a target: searched object by object, each read when it is first searched.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use super::loaded::{Hit, Loaded};
+use super::name;
+use super::nearest::{Near, nearest};
+use super::pattern::{Pattern, glob};
+use super::{Found, Function, Nothing, SymbolError, source};
+use crate::config::{Select, Selector};
+use crate::model::{SourceLine, VirtAddr};
+use crate::target::{ObjectId, Target};
+
+/// How many names an error about too many shows.
+const EXAMPLES: usize = 3;
+/// Longer parameter lists are left out of messages.
+const SHOWN: usize = 120;
+
+/// The symbols of a target's objects.
+#[derive(Debug)]
+pub struct SymbolSet {
+    /// Where debug files are looked for.
+    root: PathBuf,
+    objects: Vec<Object>,
+}
+
+#[derive(Debug)]
+struct Object {
+    path: PathBuf,
+    open_path: PathBuf,
+    loaded: OnceLock<Result<Loaded, SymbolError>>,
+}
+
+impl Object {
+    fn file_name(&self) -> String {
+        let name = self.path.file_name().unwrap_or(self.path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+}
+
+/// A selector, read.
+enum Wanted<'a> {
+    Name(Pattern),
+    Linkage(&'a str),
+    Address(VirtAddr),
+}
+
+impl<'a> Wanted<'a> {
+    fn new(select: &'a Select) -> Self {
+        match select {
+            Select::Function(pattern) => Self::Name(Pattern::new(pattern)),
+            Select::Linkage(linkage) => Self::Linkage(linkage),
+            Select::Address(address) => Self::Address(*address),
+        }
+    }
+}
+
+impl SymbolSet {
+    /// The symbols of a target. Nothing is read yet.
+    #[must_use]
+    pub fn new(target: &Target) -> Self {
+        let objects = target.objects.iter().map(|object| Object {
+            path: object.path.clone(),
+            open_path: object.open_path.clone(),
+            loaded: OnceLock::new(),
+        });
+        Self { root: target.root(), objects: objects.collect() }
+    }
+
+    /// The symbols of a file, as [`ObjectId`] 0. Nothing is read yet.
+    #[must_use]
+    pub fn of_file(path: &Path) -> Self {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let object = Object { path: absolute, open_path: path.into(), loaded: OnceLock::new() };
+        Self { root: "/".into(), objects: vec![object] }
+    }
+
+    /// The path of an object, as the target sees it.
+    #[must_use]
+    pub fn path(&self, id: ObjectId) -> Option<&Path> {
+        self.objects.get(usize::from(id.0)).map(|object| object.path.as_path())
+    }
+
+    /// Finds the functions of a selector.
+    ///
+    /// Where the selector names no object, the executable is searched, and only if nothing matches
+    /// there every other object; an address is one in the executable then. Functions come by
+    /// object and address, one an address.
+    ///
+    /// # Errors
+    /// [`SymbolError::TooMany`] if more than `limit` functions match; the other kinds if the
+    /// executable, or an object the selector names, cannot be read. What cannot be read of
+    /// the others is passed over, with a warning.
+    pub fn find(&self, selector: &Selector, limit: usize) -> Result<Found, SymbolError> {
+        let wanted = Wanted::new(&selector.select);
+        let all: Vec<ObjectId> = (0..self.objects.len() as u16).map(ObjectId).collect();
+        let (first, then) = match (&selector.object, all.split_first()) {
+            (Some(pattern), _) => {
+                let named = all.iter().copied().filter(|&id| self.is_named(id, pattern));
+                (named.collect(), Vec::new())
+            }
+            (None, Some((exe, others))) => (vec![*exe], others.to_vec()),
+            (None, None) => (Vec::new(), Vec::new()),
+        };
+        if first.is_empty() {
+            let names = self.objects.iter().map(Object::file_name).collect();
+            return Ok(nothing(Nothing::NoObject(names)));
+        }
+        let mut searched = Vec::new();
+        for &id in &first {
+            searched.push((id, self.load(id)?));
+        }
+        if let Wanted::Address(address) = wanted {
+            return at_address(&searched, address);
+        }
+        let mut hits = hits(&searched, &wanted);
+        if hits.is_empty() && !then.is_empty() {
+            let mut others = Vec::new();
+            for id in then {
+                match self.load(id) {
+                    Ok(loaded) => others.push((id, loaded)),
+                    Err(error) => tracing::warn!(%error, "not searched"),
+                }
+            }
+            hits = self::hits(&others, &wanted);
+            searched.extend(others);
+        }
+        if hits.is_empty() {
+            return Ok(nothing(self.explain(&searched, first.len(), &wanted)));
+        }
+        if hits.len() > limit {
+            return Err(too_many(&selector.select, &hits, limit));
+        }
+        let functions = hits.into_iter().map(|(id, loaded, hit)| loaded.function(id, hit));
+        Ok(Found { functions: functions.collect::<Result<_, _>>()?, nothing: None })
+    }
+
+    /// [`SymbolSet::find`] for several selectors, in their order.
+    ///
+    /// # Errors
+    /// The first of [`SymbolSet::find`].
+    pub fn find_all(
+        &self,
+        selectors: &[&Selector],
+        limit: usize,
+    ) -> Result<Vec<Found>, SymbolError> {
+        selectors.iter().map(|selector| self.find(selector, limit)).collect()
+    }
+
+    /// Every copy of a function in whatever object has one: the executable and all libraries. What
+    /// cannot be read is passed over, with a warning.
+    #[must_use]
+    pub fn everywhere(&self, select: &Select) -> Vec<Function> {
+        let mut searched = Vec::new();
+        for id in (0..self.objects.len() as u16).map(ObjectId) {
+            match self.load(id) {
+                Ok(loaded) => searched.push((id, loaded)),
+                Err(error) => tracing::warn!(%error, "not searched"),
+            }
+        }
+        let found = hits(&searched, &Wanted::new(select));
+        found.into_iter().filter_map(|(id, loaded, hit)| loaded.function(id, hit).ok()).collect()
+    }
+
+    /// The function that begins at an address of an object: what a jump there calls. Stubs of the
+    /// linker (PLT) are none.
+    #[must_use]
+    pub fn function_at(&self, object: ObjectId, address: VirtAddr) -> Option<Function> {
+        let loaded = self.load(object).ok()?;
+        let function = loaded.around(object, address.0).ok().flatten()?;
+        (function.code.address == address).then_some(function)
+    }
+
+    /// The file and line at which each of an object's functions begins; none where its debug
+    /// information does not tell.
+    #[must_use]
+    pub fn source_lines(&self, id: ObjectId, functions: &[VirtAddr]) -> Vec<Option<SourceLine>> {
+        match self.objects.get(usize::from(id.0)) {
+            Some(object) => source::lines(&object.open_path, functions),
+            None => vec![None; functions.len()],
+        }
+    }
+
+    /// Whether an object is the one a selector names: by file name, or by path if the glob has a
+    /// slash.
+    pub(crate) fn is_named(&self, id: ObjectId, pattern: &str) -> bool {
+        self.objects.get(usize::from(id.0)).is_some_and(|object| {
+            if pattern.contains('/') {
+                glob(pattern, &object.path.to_string_lossy())
+            } else {
+                glob(pattern, &object.file_name())
+            }
+        })
+    }
+
+    fn load(&self, id: ObjectId) -> Result<&Loaded, SymbolError> {
+        let object = self.objects.get(usize::from(id.0)).ok_or_else(|| SymbolError::Broken {
+            file: PathBuf::new(),
+            reason: format!("no object {} in this target", id.0),
+        })?;
+        object
+            .loaded
+            .get_or_init(|| Loaded::read(&object.open_path, &object.path, &self.root))
+            .as_ref()
+            .map_err(Clone::clone)
+    }
+
+    /// Why nothing was found in the objects searched, of which the first few were meant.
+    fn explain(
+        &self,
+        searched: &[(ObjectId, &Loaded)],
+        meant: usize,
+        wanted: &Wanted<'_>,
+    ) -> Nothing {
+        let objects: Vec<&Loaded> = searched.iter().map(|&(_, loaded)| loaded).collect();
+        // In a stripped object what was meant is probably there, but has no name.
+        let stripped: Vec<String> = searched
+            .iter()
+            .take(meant)
+            .filter_map(|&(id, loaded)| {
+                let name = self.objects.get(usize::from(id.0))?.file_name();
+                Some(format!("{name}: {}", loaded.stripped()?))
+            })
+            .collect();
+        let nearest = |pattern: &Pattern| nearest(&objects, pattern, stripped.is_empty());
+        let (imported, near) = match wanted {
+            Wanted::Name(pattern) => {
+                let imported = objects.iter().flat_map(|object| object.imports(pattern)).collect();
+                let shown = |near: Near| match near.name.full {
+                    full if pattern.has_parameters() && full.len() <= SHOWN => full,
+                    _ if pattern.has_parameters() => format!("{}(…)", near.name.base),
+                    _ => near.name.base,
+                };
+                (imported, unique(nearest(pattern).into_iter().map(shown)))
+            }
+            Wanted::Linkage(linkage) => {
+                let imported = objects.iter().any(|object| object.imports_linkage(linkage));
+                let pattern = Pattern::new(&name::read(linkage).full);
+                let near = nearest(&pattern).into_iter().map(|near| near.linkage);
+                let imported = if imported { vec![(*linkage).to_owned()] } else { Vec::new() };
+                (imported, unique(near))
+            }
+            Wanted::Address(address) => return Nothing::NoAddress(*address),
+        };
+        if !imported.is_empty() {
+            return Nothing::NoCode(unique(imported.into_iter()));
+        }
+        if !stripped.is_empty() && near.is_empty() {
+            return Nothing::Stripped(stripped);
+        }
+        Nothing::NoName(near)
+    }
+}
+
+type Place<'a> = (ObjectId, &'a Loaded, Hit);
+
+/// What matches in some objects, by object and address, one an address.
+fn hits<'a>(objects: &[(ObjectId, &'a Loaded)], wanted: &Wanted<'_>) -> Vec<Place<'a>> {
+    let matching = |loaded: &Loaded| match wanted {
+        Wanted::Name(pattern) => loaded.distinct(loaded.matching(pattern)),
+        Wanted::Linkage(linkage) => loaded.distinct(loaded.linked_as(linkage)),
+        Wanted::Address(_) => Vec::new(),
+    };
+    let places = objects
+        .iter()
+        .flat_map(|&(id, loaded)| matching(loaded).into_iter().map(move |hit| (id, loaded, hit)));
+    places.collect()
+}
+
+fn at_address(objects: &[(ObjectId, &Loaded)], address: VirtAddr) -> Result<Found, SymbolError> {
+    let mut functions = Vec::new();
+    for (id, loaded) in objects {
+        functions.extend(loaded.around(*id, address.0)?);
+    }
+    let nothing = functions.is_empty().then_some(Nothing::NoAddress(address));
+    Ok(Found { functions, nothing })
+}
+
+fn nothing(why: Nothing) -> Found {
+    Found { functions: Vec::new(), nothing: Some(why) }
+}
+
+fn too_many(select: &Select, hits: &[Place<'_>], limit: usize) -> SymbolError {
+    let (Select::Function(pattern) | Select::Linkage(pattern)) = select else {
+        return SymbolError::TooMany {
+            pattern: String::new(),
+            count: hits.len(),
+            limit,
+            examples: Vec::new(),
+        };
+    };
+    let mut names = unique(hits.iter().map(|(_, _, hit)| hit.name.base.clone()));
+    // The shortest say the most.
+    names.sort_by_key(String::len);
+    SymbolError::TooMany {
+        pattern: pattern.clone(),
+        count: hits.len(),
+        limit,
+        examples: names.into_iter().take(EXAMPLES).collect(),
+    }
+}
+
+/// Each once, in the order of their first appearance.
+fn unique(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut seen = rustc_hash::FxHashSet::default();
+    names.filter(|name| seen.insert(name.clone())).collect()
+}

@@ -1,0 +1,157 @@
+//! A symbol table, arranged for one question: which names contain these bytes?
+
+use memchr::{memchr, memmem, memrchr};
+use object::elf::{self, Sym64};
+use object::{LittleEndian as LE, pod};
+
+use super::SymbolError;
+use super::elf::{Elf, Section, string_at};
+use super::name;
+use super::pattern::Fragment;
+
+/// What a symbol is to us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A function with code in this object.
+    Function,
+    /// A part split off from a function as unlikely.
+    Cold,
+    /// A name without code here: imported, or chosen when the program is loaded (IFUNC).
+    NoCode,
+}
+
+/// A symbol that may name a function.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Symbol {
+    pub(super) address: u64,
+    /// 0: not stated.
+    pub(super) size: u64,
+    /// Offset in the string table.
+    name: u32,
+    /// Which source file's local symbol it is, counted by the `STT_FILE` before it; 0 for none.
+    pub(super) source: u32,
+    pub(super) kind: Kind,
+}
+
+/// One symbol table of an object.
+#[derive(Debug)]
+pub(super) struct Table {
+    strings: Vec<u8>,
+    /// By the offset of their names.
+    pub(super) symbols: Vec<Symbol>,
+}
+
+impl Table {
+    /// Reads a table of `elf`. Addresses are those of `main`, which has the code; the two are one
+    /// unless `elf` is a debug file.
+    pub(super) fn read(elf: &Elf, section: &Section, main: &Elf) -> Result<Self, SymbolError> {
+        let raw = elf.section_bytes(section)?;
+        let strings = elf
+            .sections
+            .get(section.link as usize)
+            .filter(|strings| strings.kind == elf::SHT_STRTAB.0)
+            .ok_or_else(|| elf.broken("a symbol table without its string table"))?;
+        let strings = elf.section_bytes(strings)?;
+        let count = raw.len() / size_of::<Sym64<LE>>();
+        let (raw, _) = pod::slice_from_bytes::<Sym64<LE>>(&raw, count)
+            .map_err(|()| elf.broken("a symbol table is cut short"))?;
+        let mut source = 0;
+        let mut symbols: Vec<Symbol> = raw
+            .iter()
+            .filter_map(|symbol| {
+                if symbol.st_type() == elf::STT_FILE {
+                    source += 1;
+                    return None;
+                }
+                let local = symbol.st_bind() == elf::STB_LOCAL;
+                let source = if local { source } else { 0 };
+                Some(Symbol { source, ..read(symbol, main)? })
+            })
+            .filter(|symbol| !string_at(&strings, symbol.name).is_empty())
+            .collect();
+        symbols.sort_by_key(|symbol| symbol.name);
+        let mut this = Self { strings, symbols };
+        for index in this.containing(&memmem::Finder::new(".cold")) {
+            if this.symbols[index].kind == Kind::Function
+                && name::cold_parent(&this.name(&this.symbols[index])).is_some()
+            {
+                this.symbols[index].kind = Kind::Cold;
+            }
+        }
+        Ok(this)
+    }
+
+    /// A symbol's name as the table has it.
+    pub(super) fn raw_name(&self, symbol: &Symbol) -> &[u8] {
+        string_at(&self.strings, symbol.name)
+    }
+
+    /// A symbol's name, made readable should it not be UTF-8.
+    pub(super) fn name(&self, symbol: &Symbol) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.raw_name(symbol))
+    }
+
+    /// The symbols whose names contain all fragments; all if there are none.
+    pub(super) fn candidates(&self, fragments: &[Fragment]) -> Vec<usize> {
+        let Some((first, rest)) = fragments.split_first() else {
+            return (0..self.symbols.len()).collect();
+        };
+        let mut found = self.containing(first.finder());
+        found.retain(|&index| {
+            let name = self.raw_name(&self.symbols[index]);
+            first.is_in(name) && rest.iter().all(|fragment| fragment.is_in(name))
+        });
+        found
+    }
+
+    /// The symbols that have exactly this name.
+    pub(super) fn named(&self, linkage: &str) -> Vec<usize> {
+        let mut found = self.containing(&memmem::Finder::new(linkage));
+        found.retain(|&index| {
+            let name = self.name(&self.symbols[index]);
+            name == linkage || name::without_version(&name) == linkage
+        });
+        found
+    }
+
+    /// The symbols whose names contain some bytes: one pass over the string table instead of one
+    /// over each name.
+    fn containing(&self, finder: &memmem::Finder<'_>) -> Vec<usize> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        while let Some(hit) = finder.find(&self.strings[at..]).map(|hit| at + hit) {
+            // Linkers let a name be the end of another: several symbols may begin in one string.
+            let start = memrchr(0, &self.strings[..hit]).map_or(0, |nul| nul + 1);
+            let end = memchr(0, &self.strings[hit..]).map_or(self.strings.len(), |nul| hit + nul);
+            let last = memmem::rfind(&self.strings[hit..end], finder.needle());
+            let last = hit + last.unwrap_or(0);
+            let from = self.symbols.partition_point(|symbol| (symbol.name as usize) < start);
+            let to = self.symbols.partition_point(|symbol| (symbol.name as usize) <= last);
+            found.extend(from..to);
+            at = end;
+            if finder.needle().is_empty() || at >= self.strings.len() {
+                break;
+            }
+        }
+        found
+    }
+}
+
+fn read(symbol: &Sym64<LE>, main: &Elf) -> Option<Symbol> {
+    let undefined = symbol.st_shndx.get(LE) == elf::SHN_UNDEF;
+    let address = symbol.st_value.get(LE);
+    let kind = match symbol.st_type() {
+        elf::STT_FUNC | elf::STT_NOTYPE if undefined => Kind::NoCode,
+        // The code at an IFUNC is the resolver's, which runs once, at load time.
+        elf::STT_GNU_IFUNC => Kind::NoCode,
+        elf::STT_FUNC if main.code_range(address).is_some() => Kind::Function,
+        _ => return None,
+    };
+    Some(Symbol {
+        address,
+        size: symbol.st_size.get(LE),
+        name: symbol.st_name.get(LE),
+        source: 0,
+        kind,
+    })
+}

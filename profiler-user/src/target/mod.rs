@@ -1,0 +1,13 @@
+//! The process being profiled and the ELF objects mapped into it: the only reader of `/proc`.
+
+mod error;
+mod maps;
+mod object;
+mod open;
+pub mod process;
+mod watch;
+
+pub use error::TargetError;
+pub use object::{BuildId, MappedObject, ObjectId, Target};
+pub use process::{ProcessFacts, thread_name};
+pub use watch::ExitWatch;

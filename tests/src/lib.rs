@@ -1,0 +1,19 @@
+//! Harness of the tests that need root, a kernel or real servers.
+//!
+//! Each module starts and ends one kind of thing a test needs; the tests themselves lie in
+//! `tests/`, one topic a file, and their targets as source in `fixtures/`. Nothing a test starts
+//! outlives it: every process dies with the test binary, and what it wrote lies under
+//! `target/qprof-tests` until the next run, to be looked at after a failure.
+
+pub mod environment;
+pub mod fixture;
+pub mod http;
+pub mod jaeger;
+pub mod memory;
+pub mod milvus_lite;
+pub mod process;
+pub mod qprof;
+pub mod symbol_map;
+pub mod timeout;
+pub mod tree;
+pub mod truth;

@@ -1,0 +1,173 @@
+//! Sudden ends: of the profiler, and of its target.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use profiler_tests::environment::{alone, can_probe, scratch};
+use profiler_tests::fixture::{Fixture, build};
+use profiler_tests::memory::{Altered, altered};
+use profiler_tests::milvus_lite::MilvusLite;
+use profiler_tests::process::Process;
+use profiler_tests::qprof::{Run, check, check_code};
+use profiler_tests::symbol_map;
+use profiler_tests::timeout::{PATIENCE, until};
+use profiler_tests::tree::from_otlp;
+
+const KILLS: u32 = 20;
+
+/// Waits until the target's code is again what its files say: the kernel takes the breakpoints
+/// away after the profiler is gone.
+fn until_restored(pid: u32) -> Result<()> {
+    let mut left = BTreeSet::new();
+    until(PATIENCE, "the code to be restored", || {
+        left = altered(pid)?;
+        Ok(left.is_empty().then_some(()))
+    })
+    .with_context(|| format!("still altered: {left:?}"))
+}
+
+fn places(altered: &BTreeSet<Altered>) -> BTreeSet<(String, u64)> {
+    altered.iter().map(|byte| (byte.object.clone(), byte.offset)).collect()
+}
+
+/// Twenty times: attached under load, then gone without a word. The server answers on, and its
+/// code is afterwards, byte by byte, what its files say.
+#[test]
+fn kill_9_under_load_leaves_the_target_as_it_was() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut server = MilvusLite::start()?;
+    server.set_up("one", 20_000)?;
+    ensure!(altered(server.pid())?.is_empty(), "its code is not that of its files to begin with");
+    for turn in 0..KILLS {
+        let load = server.load("one", Duration::from_secs(2), 0)?;
+        let run = Run::on(server.pid())?.map("milvus-lite").start()?;
+        ensure!(!altered(server.pid())?.is_empty(), "nothing is attached in turn {turn}");
+        std::thread::sleep(Duration::from_millis(u64::from(turn) * 50 % 700));
+        run.kill()?;
+        until_restored(server.pid()).with_context(|| format!("turn {turn}"))?;
+        let (good, _) = load.finish()?;
+        ensure!(good.errors == 0 && good.ok > 0, "turn {turn}: {good:?}");
+        ensure!(server.alive(), "turn {turn}: the server is gone: {}", server.stderr());
+    }
+    ensure!(server.search("one", 10, &[])?.ok == 10, "the server does not answer any more");
+    Ok(())
+}
+
+/// While attached, exactly those bytes differ that `check` names; after Ctrl-C none.
+#[test]
+fn check_names_exactly_what_run_probes() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let server = MilvusLite::start()?;
+    let planned: BTreeSet<(String, u64)> = check(server.pid(), "milvus-lite")?
+        .functions
+        .iter()
+        .flat_map(|function| {
+            function.sites.iter().map(|site| (function.object.clone(), site.offset))
+        })
+        .collect();
+    ensure!(altered(server.pid())?.is_empty(), "check alone altered the target");
+    let run = Run::on(server.pid())?.map("milvus-lite").start()?;
+    let probed = altered(server.pid())?;
+    run.stop()?.check_ok()?;
+    until_restored(server.pid())?;
+    // A breakpoint is one byte; a nop of five that the kernel rewrote to a call is more.
+    let first: BTreeSet<(String, u64)> = places(&probed).intersection(&planned).cloned().collect();
+    ensure!(first == planned, "not probed: {:?}", planned.difference(&first));
+    for byte in &probed {
+        let near = (byte.offset.saturating_sub(4)..=byte.offset)
+            .any(|offset| planned.contains(&(byte.object.clone(), offset)));
+        ensure!(near, "probed and not in the plan: {byte:?}");
+    }
+    Ok(())
+}
+
+/// The target dies under the profiler: it says so, and ends by itself with what it has seen.
+#[test]
+fn the_target_ends_under_it() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let machine = build("machine.c", &["-O2", "-rdynamic", "-ldl"])?;
+    let told = scratch("truth")?.join("calls");
+    let map = symbol_map::of(&["recursion_root"], &["descend", "leaf"], "");
+    for killed in [false, true] {
+        let mut fixture = Fixture::start(&machine, &["recursion", "20", &told.to_string_lossy()])?;
+        let run = Run::on(fixture.pid())?.map(symbol_map::file(&map)?).output("json").start()?;
+        fixture.work()?;
+        if killed {
+            fixture.kill()?;
+        } else {
+            fixture.finish()?;
+        }
+        let done = run.wait()?;
+        done.check_ok()?;
+        ensure!(
+            done.finished.stderr.contains("exited") || done.finished.stderr.contains("ended"),
+            "it does not say that the target is gone: {}",
+            done.finished.stderr
+        );
+        ensure!(from_otlp(&done.finished.stdout)?.len() == 20, "not all traces came out");
+        ensure!(done.summary.number(&["traces"])? == 20);
+    }
+    Ok(())
+}
+
+/// Calls that are open when the target dies are told as such, not left out.
+#[test]
+fn the_server_dies_under_load() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut server = MilvusLite::start()?;
+    server.set_up("one", 20_000)?;
+    let run = Run::on(server.pid())?.map("milvus-lite").output("json").start()?;
+    let load = server.load("one", Duration::from_secs(3), 0)?;
+    std::thread::sleep(Duration::from_millis(1_500));
+    server.kill()?;
+    let done = run.wait()?;
+    done.check_ok()?;
+    ensure!(done.summary.number(&["lost"])? == 0, "lost: {}", done.summary.0);
+    let traces = from_otlp(&done.finished.stdout)?;
+    ensure!(traces.len() > 10, "{} traces", traces.len());
+    for trace in traces {
+        trace.root()?;
+        for span in &trace.spans {
+            ensure!(["ret", "inferred", "unwound", "open"].contains(&span.exit()?));
+        }
+    }
+    drop(load);
+    Ok(())
+}
+
+/// The target ends while it is being attached to: whenever that is, one clear line and an exit
+/// code, no panic and nothing that hangs.
+#[test]
+fn the_target_ends_while_attaching() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let machine = build("machine.c", &["-O2", "-rdynamic", "-ldl"])?;
+    let map = symbol_map::of(&["recursion_root"], &["descend", "leaf"], "");
+    for turn in 0_u64..10 {
+        let mut fixture = Fixture::start(&machine, &["recursion", "1", "/dev/null"])?;
+        let run = Run::on(fixture.pid())?.map(symbol_map::file(&map)?);
+        let (mut qprof, _): (Process, _) = run.spawn()?;
+        std::thread::sleep(Duration::from_millis(turn * 15));
+        fixture.kill()?;
+        let finished = qprof.wait(PATIENCE)?;
+        // Ended before it was attached: 4, with the reason. After that: an ordinary end.
+        if finished.code != Some(0) {
+            check_code(&finished, 4).with_context(|| format!("turn {turn}"))?;
+            ensure!(finished.stderr.contains("ended") || finished.stderr.contains("no process"));
+        }
+    }
+    Ok(())
+}
