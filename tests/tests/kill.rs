@@ -166,7 +166,11 @@ fn the_target_ends_while_attaching() -> Result<()> {
         // Ended before it was attached: 4, with the reason. After that: an ordinary end.
         if finished.code != Some(0) {
             check_code(&finished, 4).with_context(|| format!("turn {turn}"))?;
-            ensure!(finished.stderr.contains("ended") || finished.stderr.contains("no process"));
+            ensure!(
+                finished.stderr.contains("ended") || finished.stderr.contains("no process"),
+                "turn {turn}: it does not say that the target is gone: {}",
+                finished.stderr
+            );
         }
     }
     Ok(())

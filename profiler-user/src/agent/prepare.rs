@@ -82,39 +82,51 @@ pub(crate) fn prepare(aim: &Aim) -> Result<Prepared, PrepareError> {
     // The maps first: a typo is told even where the process is gone.
     let named =
         aim.maps.iter().map(|name| config::load_map(name)).collect::<Result<Vec<_>, _>>()?;
-    let target = Target::open(aim.pid)?;
-    let symbols = SymbolSet::new(&target);
-    let map = if named.is_empty() {
-        detect(&target, &symbols, aim.max_functions)?
-    } else {
-        config::merge(named)?
-    };
-    plan(aim, target, &symbols, map, begun)
+    let named = (!named.is_empty()).then(|| config::merge(named)).transpose()?;
+    prepare_from(aim, named, begun)
 }
 
 /// As [`prepare`], with a map that is there already.
 pub(crate) fn prepare_with(aim: &Aim, map: SymbolMap) -> Result<Prepared, PrepareError> {
-    let begun = Instant::now();
-    let target = Target::open(aim.pid)?;
-    let symbols = SymbolSet::new(&target);
-    plan(aim, target, &symbols, map, begun)
+    prepare_from(aim, Some(map), Instant::now())
 }
 
-fn plan(
+/// With the map given, or else the built-in one that fits.
+fn prepare_from(
     aim: &Aim,
-    target: Target,
-    symbols: &SymbolSet,
-    map: SymbolMap,
+    map: Option<SymbolMap>,
     begun: Instant,
 ) -> Result<Prepared, PrepareError> {
+    let target = Target::open(aim.pid)?;
+    let watch = target.watch()?;
+    planned(aim, &target, map)
+        .map(|(map, plan)| Prepared { target, map, plan, took: begun.elapsed() })
+        // Of a process that dies, anything can be missing.
+        .map_err(
+            |error| {
+                if watch.is_ending() { TargetError::Exited(aim.pid).into() } else { error }
+            },
+        )
+}
+
+fn planned(
+    aim: &Aim,
+    target: &Target,
+    map: Option<SymbolMap>,
+) -> Result<(SymbolMap, ProbePlan), PrepareError> {
+    let symbols = &SymbolSet::new(target);
+    let map = match map {
+        Some(map) => map,
+        None => detect(target, symbols, aim.max_functions)?,
+    };
     let found = symbols.find_all(&plan::selectors(&map), aim.max_functions)?;
     let lookup = |object, address| symbols.function_at(object, address);
-    let mut plan = plan::build(&map, &target, &found, &lookup)?;
+    let mut plan = plan::build(&map, target, &found, &lookup)?;
     let witnesses: Vec<_> =
         plan::witnesses().iter().flat_map(|select| symbols.everywhere(select)).collect();
-    plan::add_witnesses(&mut plan, &target, &witnesses);
+    plan::add_witnesses(&mut plan, target, &witnesses);
     add_sources(&mut plan, symbols);
-    Ok(Prepared { target, map, plan, took: begun.elapsed() })
+    Ok((map, plan))
 }
 
 /// Adds where the probed functions stand in their sources.

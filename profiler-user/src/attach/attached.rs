@@ -1,14 +1,11 @@
 //! Attaching a plan to a target, and what is then attached.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use aya::Ebpf;
 use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
 use profiler_common::Role;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{PidfdFlags, pidfd_open};
 
 use super::kernel_log::KernelLog;
 use super::links::{LinkId, Links};
@@ -17,7 +14,7 @@ use super::{AttachError, KernelCounts, features, kernel_log, load};
 use crate::model::Pid;
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
-use crate::target::{ObjectId, Target};
+use crate::target::{ExitWatch, ObjectId, Target};
 
 /// How to attach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +60,7 @@ pub fn attach(
 ) -> Result<Attached, AttachError> {
     let pid = target.pid;
     let mut bpf = load_for(pid, *options)?;
-    let process = Process::open(pid)?;
+    let watch = target.watch().map_err(|_gone| AttachError::TargetGone { pid })?;
     load::write_captures(&mut bpf, plan)?;
     let ring = load::take_ring(&mut bpf)?;
     let log = if options.kernel_log { Some(kernel_log::open(&mut bpf)?) } else { None };
@@ -72,16 +69,18 @@ pub fn attach(
     let attaching = Attaching {
         plan,
         target,
-        process: &process,
+        watch: &watch,
         link_pid,
         bpf: &mut bpf,
         links: Links::default(),
         refusals: Refusals::default(),
     };
-    let (links, refused) = attaching.run()?;
-    if process.has_ended() {
+    let attached = attaching.run();
+    // Of a process that dies, anything can be missing.
+    if watch.is_ending() {
         return Err(AttachError::TargetGone { pid });
     }
+    let (links, refused) = attached?;
     Ok(Attached { links, ring: Some(ring), log, refused, probes: plan.probes.len(), bpf })
 }
 
@@ -142,34 +141,11 @@ impl Attached {
     pub fn detach(self) {}
 }
 
-/// A process, by a file descriptor that no later process can take over.
-struct Process(OwnedFd);
-
-impl Process {
-    fn open(pid: Pid) -> Result<Self, AttachError> {
-        let gone = AttachError::TargetGone { pid };
-        let Some(raw) = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw) else {
-            return Err(gone);
-        };
-        match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(fd) => Ok(Self(fd)),
-            Err(rustix::io::Errno::SRCH) => Err(gone),
-            Err(errno) => Err(AttachError::bpf("watch the target", io::Error::from(errno))),
-        }
-    }
-
-    /// A process's descriptor is readable once the process has ended.
-    fn has_ended(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
-        matches!(poll(&mut fds, Some(&Timespec::default())), Ok(ready) if ready > 0)
-    }
-}
-
 /// Attaching, half done: dropped, it detaches what it has attached.
 struct Attaching<'a> {
     plan: &'a ProbePlan,
     target: &'a Target,
-    process: &'a Process,
+    watch: &'a ExitWatch,
     link_pid: Option<Pid>,
     bpf: &'a mut Ebpf,
     links: Links,
@@ -278,7 +254,7 @@ impl<'a> Attaching<'a> {
 
     /// A link failed as a whole: the target is gone, the object cannot be opened, or worse.
     fn link_error(&self, object: ObjectId, source: io::Error) -> AttachError {
-        if self.process.has_ended() || source.raw_os_error() == Some(libc::ESRCH) {
+        if self.watch.is_ending() || source.raw_os_error() == Some(libc::ESRCH) {
             return AttachError::TargetGone { pid: self.target.pid };
         }
         let (Some(errno), Some(object)) = (source.raw_os_error(), self.target.object(object))

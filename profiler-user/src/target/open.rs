@@ -24,13 +24,13 @@ impl Target {
         // Held until the end: the number cannot come to mean another process unnoticed.
         let watch = ExitWatch::new(pid).map_err(|error| of_thread(pid).unwrap_or(error))?;
         let opened = Self::read(pid, &watch);
-        if watch.has_exited() {
-            return Err(match opened {
-                Err(zombie @ TargetError::Zombie { .. }) => zombie,
-                _ => TargetError::Exited(pid),
-            });
+        match opened {
+            Err(error @ (TargetError::Zombie { .. } | TargetError::KernelThread { .. })) => {
+                Err(error)
+            }
+            _ if watch.is_ending() => Err(TargetError::Exited(pid)),
+            opened => opened,
         }
-        opened
     }
 
     fn read(pid: Pid, watch: &ExitWatch) -> Result<Self, TargetError> {

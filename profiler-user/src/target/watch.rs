@@ -1,17 +1,19 @@
 //! Noticing that the target has ended.
 
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, pidfd_open};
 
-use super::TargetError;
+use super::{TargetError, process};
 use crate::model::Pid;
 
 /// A handle on one very process: unlike its number it can never come to mean another.
 #[derive(Debug)]
 pub struct ExitWatch {
+    pid: Pid,
     pidfd: OwnedFd,
 }
 
@@ -24,7 +26,7 @@ impl ExitWatch {
         let raw = i32::try_from(pid.0).ok().and_then(rustix::process::Pid::from_raw);
         let raw = raw.ok_or(TargetError::NoSuchProcess(pid))?;
         match pidfd_open(raw, PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Self { pidfd }),
+            Ok(pidfd) => Ok(Self { pid, pidfd }),
             Err(Errno::SRCH) => Err(TargetError::NoSuchProcess(pid)),
             Err(errno) => {
                 Err(TargetError::Read { pid, file: "its pidfd".into(), source: errno.into() })
@@ -39,6 +41,17 @@ impl ExitWatch {
         let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         matches!(poll(&mut fds, Some(&now)), Ok(ready) if ready > 0)
+    }
+
+    /// Whether it has ended or is about to: whatever is missing of it may be missing for that.
+    ///
+    /// A dying process gives up its memory, and with it all its mappings, before it counts as dead
+    /// (`exit_mm` and `exit_notify` in the kernel's `do_exit`).
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        fs::read_link(process::file(self.pid, "exe"))
+            .is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)))
+            || self.has_exited()
     }
 }
 
@@ -58,10 +71,14 @@ mod tests {
     fn notices_the_end_and_only_the_end() {
         let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
         let watch = ExitWatch::new(Pid(child.id())).unwrap();
-        assert!(!watch.has_exited());
+        assert!(!watch.has_exited() && !watch.is_ending());
         drop(child.stdin.take());
+        while !watch.has_exited() {
+            std::thread::yield_now();
+        }
+        assert!(watch.is_ending(), "a zombie has no program any more");
         child.wait().unwrap();
-        assert!(watch.has_exited());
+        assert!(watch.has_exited() && watch.is_ending());
     }
 
     #[test]
