@@ -20,11 +20,13 @@ pub enum Counter {
     OpenTableFull = 6,
     /// Hits by processes that are not targets.
     OtherProcess = 7,
+    /// Child processes that are not observed because the table of targets was full.
+    TargetTableFull = 8,
 }
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Emitted,
         Self::RingFull,
         Self::LaneTableFull,
@@ -33,6 +35,7 @@ impl Counter {
         Self::UnmatchedExit,
         Self::OpenTableFull,
         Self::OtherProcess,
+        Self::TargetTableFull,
     ];
 
     /// A stable name, as it appears in summaries and metrics.
@@ -47,6 +50,7 @@ impl Counter {
             Self::UnmatchedExit => "unmatched_exit",
             Self::OpenTableFull => "open_table_full",
             Self::OtherProcess => "other_process",
+            Self::TargetTableFull => "target_table_full",
         }
     }
 }

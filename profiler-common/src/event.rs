@@ -14,6 +14,10 @@ pub enum EventKind {
     LaneEnd = 3,
     /// The process's last thread has ended.
     ProcessEnd = 4,
+    /// The process has made a child process; its id is the one word.
+    Fork = 5,
+    /// The process has become another program: all its frames are gone, its numbers begin anew.
+    Exec = 6,
 }
 
 impl EventKind {
@@ -25,6 +29,8 @@ impl EventKind {
             2 => Some(Self::Ret),
             3 => Some(Self::LaneEnd),
             4 => Some(Self::ProcessEnd),
+            5 => Some(Self::Fork),
+            6 => Some(Self::Exec),
             _ => None,
         }
     }

@@ -2,6 +2,8 @@
 
 /// `u32`: process id of the one target, or 0 to look the process up in [`TARGETS`].
 pub const TARGET_PID: &str = "TARGET_PID";
+/// [`crate::KernelOffsets`]; all zero where nothing needs them.
+pub const OFFSETS: &str = "OFFSETS";
 /// Ring buffer of [`crate::EventRecord`]s.
 pub const EVENTS: &str = "EVENTS";
 /// Array of [`crate::CaptureProgram`], by [`crate::CaptureProgram::index`].
@@ -12,5 +14,5 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const LOST: &str = "LOST";
 /// Per-CPU array of `u64`, by [`crate::ProbeId`]: hits of this probe's sites.
 pub const HITS: &str = "HITS";
-/// Hash of process ids (`u32` to `u8`): the targets, where there are several.
+/// Hash of process ids (`u32` to a [`crate::target_state`]): the targets, where there are several.
 pub const TARGETS: &str = "TARGETS";

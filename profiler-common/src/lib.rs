@@ -11,12 +11,15 @@ pub mod cookie;
 pub mod counter;
 pub mod event;
 pub mod global;
+pub mod offsets;
 pub mod probe;
+pub mod target_state;
 
 pub use capture::{Capture, CaptureProgram, MAX_WORDS, Source};
 pub use cookie::{Cookie, Role};
 pub use counter::Counter;
 pub use event::{EventHeader, EventKind, EventRecord, LaneKind};
+pub use offsets::KernelOffsets;
 pub use probe::{MAX_PROBES, ProbeId};
 
 #[cfg(feature = "user")]

@@ -1,6 +1,6 @@
 //! The marker traits user space needs to move these types through BPF maps and byte buffers.
 
-use crate::{Capture, CaptureProgram, EventHeader};
+use crate::{Capture, CaptureProgram, EventHeader, KernelOffsets};
 
 // SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
 unsafe impl aya::Pod for CaptureProgram {}
@@ -13,3 +13,5 @@ unsafe impl bytemuck::Pod for EventHeader {}
 unsafe impl bytemuck::Zeroable for Capture {}
 // SAFETY: as above.
 unsafe impl bytemuck::Pod for Capture {}
+// SAFETY: as above.
+unsafe impl aya::Pod for KernelOffsets {}

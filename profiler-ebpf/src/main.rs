@@ -6,6 +6,9 @@
 //! One event's way: [`hit`] (time, target filter, cost accounting) → [`enter`] or [`ret`] (the
 //! frame; [`open`] where exits are shared) → [`capture`] (words) → [`lane`] (its number) →
 //! [`emit`] (the ring). Every BPF map is in [`maps`].
+//!
+//! Processes and threads come and go in [`fork`], [`exec`] and [`thread_end`]; [`entry`] holds a
+//! program that was started to be profiled until its probes are there.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)]
@@ -18,11 +21,15 @@ mod capture;
 mod count;
 mod emit;
 mod enter;
+mod entry;
+mod exec;
+mod fork;
 mod hit;
 mod lane;
 mod maps;
 mod open;
 mod ret;
+mod task;
 mod thread_end;
 
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
@@ -42,9 +49,30 @@ fn ret(ctx: ProbeContext) -> u32 {
     0
 }
 
+#[uprobe(multi)]
+fn entry(_ctx: ProbeContext) -> u32 {
+    entry::run();
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_fork")]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn fork(ctx: RawTracePointContext) -> i32 {
+    fork::run(&ctx);
+    0
+}
+
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn exec(ctx: RawTracePointContext) -> i32 {
+    exec::run(&ctx);
+    0
+}
+
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
-fn thread_end(_ctx: RawTracePointContext) -> i32 {
-    thread_end::run();
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn thread_end(ctx: RawTracePointContext) -> i32 {
+    thread_end::run(&ctx);
     0
 }
 

@@ -5,12 +5,17 @@
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use profiler_common::{CaptureProgram, Counter, MAX_PROBES};
+use profiler_common::{CaptureProgram, Counter, KernelOffsets, MAX_PROBES};
 
 /// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
 /// space before loading, then constant: the verifier removes the branch not taken.
 #[unsafe(no_mangle)]
 pub(crate) static TARGET_PID: Global<u32> = Global::new(0);
+
+/// Where the kernel keeps what [`crate::task`] reads. Written by user space before loading.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Global<KernelOffsets> =
+    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0 });
 
 /// The events. Written by [`crate::emit`] alone, read by user space (memory-mapped). Full: the
 /// event is lost, counted in [`COUNTERS`] and [`LOST`], and leaves a gap in its lane's numbers.
@@ -36,10 +41,11 @@ pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PRO
 #[map]
 pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
 
-/// The targets, where there are several. Written by user space, read by [`crate::hit`]. Full: user
-/// space is refused the next process and says so.
+/// The targets, where there may be several. Written by user space, by [`crate::fork`] for children
+/// and by [`crate::thread_end`] when they end; read by [`crate::hit`]. Full: user space is refused
+/// the next process and says so, a child is not observed and counted.
 #[map]
-pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(1024, 0);
+pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(16_384, 0);
 
 /// The number of each lane's latest event, by `pid << 32 | tid`. Written and read by
 /// [`crate::lane`] on the thread itself, removed when it ends. Full: the events of further threads

@@ -1,22 +1,32 @@
-//! A thread ends, and its lane with it.
+//! A thread ends, and its lane with it; and with the last one its process.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 
 use crate::hit::{is_target, now, thread_header};
+use crate::maps::{TARGET_PID, TARGETS};
+use crate::task::Task;
 use crate::{emit, lane};
 
-/// `sched_process_exit` runs on the thread that ends, for every thread of every process. One that
-/// never had an event has no lane, and nothing to say.
+/// `sched_process_exit(task, …)` runs on the thread that ends, for every thread of every process.
+/// One that never had an event has no lane, and nothing to say.
 #[inline(always)]
-pub(crate) fn run() {
+pub(crate) fn run(ctx: &RawTracePointContext) {
     let time = now();
     let thread = bpf_get_current_pid_tgid();
     if !is_target(thread) {
         return;
     }
-    let Some(sequence) = lane::end(thread) else { return };
-    let mut header = thread_header(time, thread, EventKind::LaneEnd);
-    header.sequence = sequence;
-    emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
+    if let Some(sequence) = lane::end(thread) {
+        let mut header = thread_header(time, thread, EventKind::LaneEnd);
+        header.sequence = sequence;
+        emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
+    }
+    // The number may soon be another process's, which is none of ours.
+    if TARGET_PID.load() == 0 && Task::new(ctx.arg(0)).is_last() {
+        let _ = TARGETS.remove(&((thread >> 32) as u32));
+        let header = thread_header(time, thread, EventKind::ProcessEnd);
+        emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
+    }
 }

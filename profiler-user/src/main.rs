@@ -16,5 +16,5 @@ fn main() -> ExitCode {
         }
     };
     cli::start_logging(&cli);
-    cli::run(cli).into()
+    cli::run(cli)
 }

@@ -271,6 +271,8 @@ pub struct Check {
 /// A function that would be probed.
 #[derive(Clone, Debug)]
 pub struct CheckedFunction {
+    /// What its calls tell: `calls`, `unwinding`, `loading`.
+    pub watches: String,
     /// Demangled.
     pub function: String,
     /// The object's file name.
@@ -308,6 +310,7 @@ pub fn check(pid: u32, map: &str) -> Result<Check> {
         .map(|function| {
             let sites = list(&function["sites"])?.iter().map(site).collect::<Result<_>>()?;
             Ok(CheckedFunction {
+                watches: word(&function["watches"])?,
                 function: word(&function["function"])?,
                 object: word(&function["object"])?,
                 span: function["span"].as_str().map(str::to_owned),

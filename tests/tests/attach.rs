@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use object::{Object as _, ObjectSegment as _, ObjectSymbol as _};
 use profiler_common::{Capture, CaptureProgram, Cookie, Counter, MAX_WORDS, ProbeId, Role, Source};
 use profiler_tests::environment::can_probe;
-use qprof::attach::{AttachError, AttachOptions, Attached, attach};
+use qprof::attach::{AttachError, AttachOptions, Attached, Targets};
 use qprof::model::{Event, EventBody, FileOffset, FrameAddr, Lane, Pid, Rules, Tid, VirtAddr};
 use qprof::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 use qprof::reader::{Ring, decode};
@@ -193,6 +193,17 @@ struct Seen {
     fixture: Fixture,
 }
 
+/// Loads the kernel side for one process and attaches a plan to it.
+fn attach(
+    plan: &ProbePlan,
+    target: &Target,
+    options: &AttachOptions,
+) -> Result<Attached, AttachError> {
+    let mut attached = Attached::load(Targets::One(target.pid), options)?;
+    attached.attach(plan, target)?;
+    Ok(attached)
+}
+
 impl Seen {
     fn count(&self, counter: Counter) -> u64 {
         self.attached.counters().unwrap().get(counter)
@@ -206,6 +217,8 @@ fn short(event: &Event) -> (&'static str, u16) {
         EventBody::Ret { probe, .. } => ("ret", probe.0),
         EventBody::LaneEnd => ("lane end", 0),
         EventBody::ProcessEnd => ("process end", 0),
+        EventBody::Fork { .. } => ("fork", 0),
+        EventBody::Exec => ("exec", 0),
     }
 }
 

@@ -158,13 +158,13 @@ fn check_names_functions_sites_and_costs_without_attaching() -> Result<()> {
             plan.functions.iter().filter(|function| function.span.as_deref() == Some(span));
         ensure!(functions.next().is_some(), "no function makes {span}");
     }
-    // It only watches exceptions land.
-    let is_witness =
-        |name: &str| name == "__cxa_begin_catch" || name.starts_with("std::panicking::");
-    ensure!(plan.functions.iter().any(|function| is_witness(&function.function)), "no witness");
+    for watches in ["unwinding", "loading"] {
+        let mut silent = plan.functions.iter().filter(|function| function.watches == watches);
+        ensure!(silent.next().is_some(), "nothing watches {watches}");
+    }
     for function in &plan.functions {
         let roles: &[&str] =
-            if is_witness(&function.function) { &["enter"] } else { &["enter", "ret"] };
+            if function.watches == "calls" { &["enter", "ret"] } else { &["enter"] };
         for role in roles {
             let sites = function.sites.iter().filter(|site| site.role == *role).count();
             ensure!(sites > 0, "{} has no {role} site", function.function);

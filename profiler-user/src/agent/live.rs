@@ -1,18 +1,21 @@
-//! Attached to a target: from the ring to finished traces, one turn at a time.
+//! Attached to the run's processes: from the ring to finished traces, one turn at a time.
 
 use std::time::{Duration, Instant};
 
 use profiler_common::Counter;
 use thiserror::Error;
 
+use super::command::CommandError;
+use super::fleet::{Addition, Fleet, FleetStats};
 use super::outputs::nanoseconds;
 use super::{Prepared, clock};
-use crate::attach::{self, AttachError, AttachOptions, Attached, KernelCounts, RefusedSite};
-use crate::model::{Event, EventBody, Lane, MonoNs, Pid, Tid, Trace};
+use crate::attach::{AttachError, AttachOptions, Attached, KernelCounts, RefusedSite, Targets};
+use crate::config::SymbolMap;
+use crate::model::{Event, EventBody, Lane, MonoNs, Pid, Rules, Tid, Trace, Watches};
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
 use crate::stitch::{IdSource, Limits, StitchStats, Stitcher};
-use crate::target::{ExitWatch, TargetError};
+use crate::target::{Target, TargetError, descendants};
 
 /// How long one turn waits for events: the ring is drained this often, or when half full.
 const TURN: Duration = Duration::from_millis(10);
@@ -44,6 +47,20 @@ pub enum LiveError {
     Ring(#[from] std::io::Error),
 }
 
+/// What events tell of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Forked {
+        parent: Pid,
+        child: Pid,
+    },
+    /// It runs another program.
+    Became(Pid),
+    /// Its loader has mapped or unmapped something.
+    Loaded(Pid),
+    Ended(Pid),
+}
+
 /// From raw events to traces: the same for a live target and a recording.
 pub(super) struct Pipeline {
     pub(super) stitcher: Stitcher,
@@ -57,64 +74,200 @@ impl Pipeline {
         Self { stitcher, undecodable: 0, last: MonoNs(0) }
     }
 
-    pub(super) fn event(&mut self, raw: &[u8]) {
+    /// Stitches an event. What it tells of its process, if it does.
+    pub(super) fn event(&mut self, raw: &[u8]) -> Option<Change> {
         match reader::decode(raw) {
             Ok(event) => {
                 self.last = self.last.max(event.time);
                 self.stitcher.push(&event);
+                self.change(&event)
             }
             Err(error) => {
                 if self.undecodable == 0 {
                     tracing::warn!("an event cannot be read: {error}");
                 }
                 self.undecodable += 1;
+                None
             }
+        }
+    }
+
+    fn change(&self, event: &Event) -> Option<Change> {
+        let pid = event.lane.pid();
+        match event.body {
+            EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
+            EventBody::Exec => Some(Change::Became(pid)),
+            EventBody::ProcessEnd => Some(Change::Ended(pid)),
+            EventBody::Enter { probe, .. } => {
+                let rule = self.stitcher.rules().probes.get(probe.index());
+                let loading = rule.is_some_and(|rule| rule.watches == Watches::Loading);
+                loading.then_some(Change::Loaded(pid))
+            }
+            EventBody::Ret { .. } | EventBody::LaneEnd => None,
         }
     }
 }
 
-/// An attached target with the stages behind it. Dropping it detaches.
+/// Attached to processes, with the stages behind. Dropping it detaches.
 pub(crate) struct Live {
     attached: Attached,
     ring: Ring,
     pipeline: Pipeline,
-    watch: ExitWatch,
-    pid: Pid,
+    fleet: Fleet,
+    tree: bool,
     recorder: Option<Writer>,
+    changes: Vec<Change>,
+    /// Processes made since they were last asked for.
+    new: Vec<Pid>,
+    /// Processes that became other programs in the last turn.
+    became: Vec<Pid>,
+    /// What was attached since it was last asked.
+    told: Vec<Told>,
     attach_time: Duration,
+}
+
+/// What was attached, for people.
+#[derive(Clone, Debug)]
+pub(super) struct Told {
+    pub(super) pid: Pid,
+    pub(super) name: String,
+    pub(super) functions: usize,
+    pub(super) sites: usize,
+    /// Reading symbols, planning and attaching.
+    pub(super) took: Duration,
 }
 
 /// What is left when everything is detached.
 pub(crate) struct Stopped {
     /// The last traces.
     pub(crate) traces: Vec<Trace>,
+    /// How the probes are to be read.
+    pub(super) rules: Rules,
     pub(super) stitch: StitchStats,
+    pub(super) fleet: FleetStats,
     pub(super) undecodable: u64,
     pub(super) counts: KernelCounts,
     pub(super) recorder: Option<Writer>,
 }
 
 impl Live {
-    /// Loads the kernel side and attaches the plan.
+    /// Loads the kernel side and attaches the plan for one process.
     pub(crate) fn start(prepared: &Prepared, options: &LiveOptions) -> Result<Self, LiveError> {
+        let targets = Targets::One(prepared.target.pid);
+        let mut live = Self::load(targets, Some(prepared.map.clone()), 0, options)?;
+        live.add(prepared.clone(), Vec::new())?;
+        Ok(live)
+    }
+
+    /// Loads the kernel side; nothing is attached yet.
+    pub(super) fn load(
+        targets: Targets,
+        map: Option<SymbolMap>,
+        max_functions: usize,
+        options: &LiveOptions,
+    ) -> Result<Self, LiveError> {
         let begun = Instant::now();
-        let Prepared { target, plan, .. } = prepared;
-        let watch = target.watch()?;
-        let mut attached = attach::attach(plan, target, &options.attach)?;
+        let mut attached = Attached::load(targets, &options.attach)?;
         let ring = attached
             .take_ring()
             .ok_or_else(|| std::io::Error::other("the ring buffer was taken before"))?;
         let limits = Limits { grace: nanoseconds(options.grace), ..Limits::default() };
-        let stitcher = Stitcher::new(plan.rules.clone(), limits, IdSource::new(random_seed()));
+        let stitcher = Stitcher::new(Rules::default(), limits, IdSource::new(random_seed()));
+        let tree = targets == Targets::Tree;
         Ok(Self {
             attached,
             ring,
             pipeline: Pipeline::new(stitcher),
-            watch,
-            pid: target.pid,
+            fleet: Fleet::new(map, max_functions, tree)?,
+            tree,
             recorder: None,
+            changes: Vec::new(),
+            new: Vec::new(),
+            became: Vec::new(),
+            told: Vec::new(),
             attach_time: begun.elapsed(),
         })
+    }
+
+    /// Attaches to a process whose plan is made; in a tree, to its children too.
+    pub(super) fn add(
+        &mut self,
+        prepared: Prepared,
+        satisfied: Vec<bool>,
+    ) -> Result<(), LiveError> {
+        let pid = prepared.target.pid;
+        let addition = self.fleet.add(prepared, satisfied)?;
+        self.attached.observe(pid)?;
+        self.attach(&addition)?;
+        self.add_children(pid)
+    }
+
+    /// Follows a process of which nothing is known yet; it is looked at as soon as may be.
+    pub(super) fn follow(&mut self, target: &Target) -> Result<(), LiveError> {
+        self.fleet.aim_at(target)?;
+        self.attached.observe(target.pid)?;
+        self.fleet.look_at(target.pid);
+        self.add_children(target.pid)
+    }
+
+    /// Those made from now on the kernel side takes in by itself.
+    fn add_children(&mut self, pid: Pid) -> Result<(), LiveError> {
+        if !self.tree {
+            return Ok(());
+        }
+        for child in descendants(pid) {
+            if !self.fleet.has(child) {
+                self.attached.observe(child)?;
+                self.fleet.found(child);
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, addition: &Addition) -> Result<(), LiveError> {
+        let Addition { target, plan, took, .. } = addition;
+        if plan.probes.is_empty() {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let rules = self.fleet.rules();
+        if let Some(recorder) = &mut self.recorder {
+            recorder.rules(rules)?;
+        }
+        self.pipeline.stitcher.grow(rules.clone());
+        let sites = self.attached.attach(plan, target)?;
+        let spent = begun.elapsed();
+        self.attach_time += spent;
+        let calls = plan.probes.iter().filter(|probe| {
+            let rule = rules.probes.get(probe.id.index());
+            rule.is_some_and(|rule| rule.watches == Watches::Calls)
+        });
+        let functions = calls.count();
+        if functions > 0 && sites > 0 {
+            self.told.push(Told {
+                pid: target.pid,
+                name: target.name.clone(),
+                functions,
+                sites,
+                took: *took + spent,
+            });
+        }
+        Ok(())
+    }
+
+    /// Attaches what has come since the run began; where that fails, the run goes on without.
+    fn attach_later(&mut self, addition: &Addition) -> Result<(), LiveError> {
+        match self.attach(addition) {
+            Ok(()) => {}
+            Err(error @ (LiveError::Recording(_) | LiveError::Ring(_))) => return Err(error),
+            Err(error) => {
+                self.fleet.unlearn(addition);
+                if !matches!(error, LiveError::Attach(AttachError::TargetGone { .. })) {
+                    tracing::warn!("what was loaded is not probed: {error}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Also keeps the raw events.
@@ -126,7 +279,7 @@ impl Live {
         self.recorder.as_mut()
     }
 
-    /// How long it took to load and attach.
+    /// How long it took to load and attach, planning not included.
     pub(super) const fn attach_time(&self) -> Duration {
         self.attach_time
     }
@@ -140,19 +293,102 @@ impl Live {
         self.pipeline.stitcher.stats()
     }
 
-    /// Waits a moment for events and stitches what has come. False once the target has ended.
+    pub(super) const fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    pub(super) fn attached(&mut self) -> &mut Attached {
+        &mut self.attached
+    }
+
+    /// Whether a process has become another program in the last turn.
+    pub(super) fn took_over(&self, pid: Pid) -> bool {
+        self.became.contains(&pid)
+    }
+
+    /// The processes that were made since the last call; their numbers may have been others'.
+    pub(super) fn new_processes(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.new)
+    }
+
+    /// Takes what has happened so far as known.
+    pub(super) fn forget_changes(&mut self) -> Result<(), LiveError> {
+        self.drain()?;
+        self.changes.clear();
+        Ok(())
+    }
+
+    /// Looks at a process at once: it is held meanwhile.
+    pub(super) fn look_now(&mut self, pid: Pid) -> Result<(), CommandError> {
+        if let Some(addition) = self.fleet.look_now(pid)? {
+            self.attach(&addition)?;
+        }
+        Ok(())
+    }
+
+    /// What was attached since the last call.
+    pub(super) fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// Waits a moment for events and stitches what has come. False once the last process has ended.
     pub(crate) fn turn(&mut self) -> Result<bool, LiveError> {
         self.ring.wait(TURN)?;
-        // Asked before draining: what the target did before it ended is in the ring by then.
-        let alive = !self.watch.has_exited();
+        // Asked before draining: what a process did before it ended is in the ring by then.
+        let exited = self.fleet.exited();
         self.drain()?;
         self.attached.flush_kernel_log();
         let now = clock::now();
-        if !alive {
-            self.pipeline.stitcher.push(&process_end(self.pid, now));
+        for pid in exited {
+            self.end(pid, now)?;
+        }
+        self.became.clear();
+        for change in std::mem::take(&mut self.changes) {
+            self.take_in(change);
+        }
+        while let Some(looked) = self.fleet.look() {
+            match looked {
+                Ok(addition) => self.attach_later(&addition)?,
+                Err((_, error)) if error.is_end_of_target() => {}
+                Err((pid, error)) => {
+                    tracing::warn!("process {pid} cannot be looked at again: {error}");
+                }
+            }
         }
         self.pipeline.stitcher.tick(now);
-        Ok(alive)
+        Ok(!self.fleet.is_empty())
+    }
+
+    fn take_in(&mut self, change: Change) {
+        match change {
+            Change::Forked { parent, child } => {
+                self.new.push(child);
+                self.fleet.forked(parent, child);
+            }
+            Change::Became(pid) => {
+                self.became.push(pid);
+                self.fleet.became(pid);
+            }
+            Change::Loaded(pid) => self.fleet.look_at(pid),
+            Change::Ended(pid) => {
+                if self.fleet.ended(pid) {
+                    self.attached.forget(pid);
+                }
+            }
+        }
+    }
+
+    /// A process has ended; the word of it goes into a recording like any event.
+    fn end(&mut self, pid: Pid, now: MonoNs) -> Result<(), LiveError> {
+        let event = process_end(pid, now);
+        if let Some(recorder) = &mut self.recorder {
+            let mut raw = Vec::new();
+            reader::encode(&event, &mut raw);
+            recorder.event(&raw)?;
+        }
+        self.pipeline.stitcher.push(&event);
+        self.take_in(Change::Ended(pid));
+        Ok(())
     }
 
     /// The traces finished since the last call.
@@ -180,11 +416,13 @@ impl Live {
         let counts = self.attached.counters()?;
         self.attached.detach();
         // Nothing writes any more: what is in the ring now is all there is.
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut())?;
+        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)?;
         self.pipeline.stitcher.finish(clock::now());
         Ok(Stopped {
             traces: self.pipeline.stitcher.take_completed(),
+            rules: self.fleet.rules().clone(),
             stitch: self.pipeline.stitcher.stats().clone(),
+            fleet: self.fleet.stats(),
             undecodable: self.pipeline.undecodable,
             counts,
             recorder: self.recorder,
@@ -192,7 +430,7 @@ impl Live {
     }
 
     fn drain(&mut self) -> Result<(), LiveError> {
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut())
+        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)
     }
 }
 
@@ -200,13 +438,14 @@ fn drain(
     ring: &mut Ring,
     pipeline: &mut Pipeline,
     mut recorder: Option<&mut Writer>,
+    changes: &mut Vec<Change>,
 ) -> Result<(), LiveError> {
     let mut failed = None;
     let mut each = |raw: &[u8]| {
         if let (Some(recorder), None) = (&mut recorder, &failed) {
             failed = recorder.event(raw).err();
         }
-        pipeline.event(raw);
+        changes.extend(pipeline.event(raw));
     };
     while ring.drain(&mut each) == Ring::BATCH {}
     failed.map_or(Ok(()), |error| Err(error.into()))

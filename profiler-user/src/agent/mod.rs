@@ -3,18 +3,25 @@
 //! One thread drains the ring, stitches and hands out finished traces; the exporter and the signal
 //! handlers live on a small tokio runtime beside it. `replay` drives the same stages from a file.
 
+mod aim;
+mod begin;
 mod clock;
-mod facts;
+mod command;
+mod fleet;
 mod live;
+mod look;
 mod outputs;
 mod prepare;
 mod replay;
 mod report;
+mod resources;
 mod run;
 mod threads;
 
 use std::os::fd::AsFd;
 
+pub use aim::{AimError, RunAim, Whom};
+pub use command::{CommandError, exec_held};
 pub use live::LiveError;
 pub use outputs::{OutSettings, OutputError, Print};
 pub use prepare::{Aim, PrepareError};
@@ -31,6 +38,8 @@ pub struct Ended {
     pub by: EndedBy,
     /// Spans that were to be exported and were not.
     pub unsent: u64,
+    /// The exit code of the program that was started to be profiled, unless we ended it.
+    pub code: Option<u8>,
 }
 
 /// What ended a run.

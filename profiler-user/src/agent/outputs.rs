@@ -8,11 +8,12 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
+use super::resources::Resources;
 use crate::analysis::{SlowOnly, Summary, fold_short};
 use crate::model::{ClockOffset, Rules, ThreadNames, Trace};
 use crate::sink::{
     BatchLimits, Context, ExportStats, FileSink, FileSinkError, OtlpConfig, OtlpConfigError,
-    OtlpFlags, OtlpSink, OtlpStartError, Resource, ResourceError, ResourceFacts, encode,
+    OtlpFlags, OtlpSink, OtlpStartError, Outgoing, ResourceError, encode,
 };
 use crate::ui::{ExportReport, RunReport, TreeStyle, write_json, write_tree};
 
@@ -85,6 +86,7 @@ pub enum OutputError {
 
 /// The ways out of one run.
 pub(super) struct Outputs {
+    pub(super) resources: Resources,
     print: Print,
     style: TreeStyle,
     slow: Option<SlowOnly>,
@@ -133,30 +135,31 @@ impl Outputs {
     /// Opens every way out, so that what cannot work is told before anything is attached.
     pub(super) fn open(
         settings: &OutSettings,
-        facts: &ResourceFacts,
+        live: bool,
         runtime: &Runtime,
     ) -> Result<Self, OutputError> {
         let env = |name: &str| std::env::var(name).ok();
-        let resource = Resource::build(facts, settings.service.as_deref(), env)?;
+        let resources = Resources::new(settings.service.clone(), live)?;
         let otlp = match OtlpConfig::resolve(&settings.otlp, env)? {
             Some(config) => {
                 config.notes.iter().for_each(|note| tracing::warn!("{note}"));
                 let to = config.endpoint.clone();
-                Some((to, OtlpSink::start(config, &resource, runtime.handle())?))
+                Some((to, OtlpSink::start(config, runtime.handle())?))
             }
             None => None,
         };
         let batch = BatchLimits::default().batch;
         let file = match &settings.file {
             Some(path) => {
-                let file = FileSink::create(path, resource.clone(), batch)?;
+                let file = FileSink::create(path, batch)?;
                 Some((path.display().to_string(), file))
             }
             None => None,
         };
         let json = (settings.print == Print::Json)
-            .then(|| FileSink::new(Box::new(io::stdout()), "stdout".to_owned(), resource, 1));
+            .then(|| FileSink::new(Box::new(io::stdout()), "stdout".to_owned(), 1));
         Ok(Self {
+            resources,
             print: settings.print,
             style: settings.style,
             slow: settings.slow.map(|slow| SlowOnly::new(nanoseconds(slow))),
@@ -185,7 +188,10 @@ impl Outputs {
         }
         let trace = fold_short(trace, self.min_span);
         if self.otlp.is_some() || self.file.is_some() || self.json.is_some() {
-            let spans = encode(&trace, &Context { rules, clock, threads });
+            let context = Context { rules, clock, threads };
+            let spans: Vec<Outgoing> = encode(&trace, &context)
+                .map(|(pid, span)| Outgoing { resource: self.resources.of(pid), span })
+                .collect();
             if let Some((_, otlp)) = &self.otlp {
                 otlp.send(spans.clone());
             }

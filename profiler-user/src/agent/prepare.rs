@@ -1,4 +1,4 @@
-//! From a pid and a map to a plan: what `check` shows and `run` attaches.
+//! From a process and a map to a plan: what `check` shows and `run` attaches.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use crate::config::{self, MapError, Select, Selector, SymbolMap};
-use crate::model::{Pid, VirtAddr};
+use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, PlanError, ProbePlan};
-use crate::symbols::{SymbolError, SymbolSet};
+use crate::symbols::{Found, SymbolError, SymbolSet};
 use crate::target::{ObjectId, Target, TargetError};
 
 /// What is to be profiled, and by which maps.
@@ -23,13 +23,19 @@ pub struct Aim {
 }
 
 /// A target with the plan for it; nothing is attached yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Prepared {
     pub(crate) target: Target,
     pub(crate) map: SymbolMap,
     pub(crate) plan: ProbePlan,
     /// How long it took to read the symbols and to plan.
     pub(crate) took: Duration,
+}
+
+/// A plan, and which of [`plan::selectors`] found something.
+pub(super) struct Planned {
+    pub(super) plan: ProbePlan,
+    pub(super) satisfied: Vec<bool>,
 }
 
 /// Why there is no plan.
@@ -73,6 +79,33 @@ pub enum PrepareError {
     },
 }
 
+impl PrepareError {
+    /// Whether the process has ended, which is no fault.
+    pub(super) const fn is_end_of_target(&self) -> bool {
+        matches!(
+            self,
+            Self::Target(
+                TargetError::Exited(_) | TargetError::NoSuchProcess(_) | TargetError::Zombie { .. }
+            )
+        )
+    }
+
+    /// What failed, unless it did because the process is about to end: of one that dies, anything
+    /// can be missing.
+    fn unless_ending(self, target: &Target) -> Self {
+        match target.watch() {
+            Ok(watch) if !watch.is_ending() => self,
+            _ => TargetError::Exited(target.pid).into(),
+        }
+    }
+}
+
+/// The maps a user names, as one; none if none is named.
+pub(super) fn named_map(names: &[String]) -> Result<Option<SymbolMap>, PrepareError> {
+    let maps = names.iter().map(|name| config::load_map(name)).collect::<Result<Vec<_>, _>>()?;
+    Ok(if maps.is_empty() { None } else { Some(config::merge(maps)?) })
+}
+
 /// Reads the target and the maps, and plans.
 ///
 /// # Errors
@@ -80,53 +113,133 @@ pub enum PrepareError {
 pub(crate) fn prepare(aim: &Aim) -> Result<Prepared, PrepareError> {
     let begun = Instant::now();
     // The maps first: a typo is told even where the process is gone.
-    let named =
-        aim.maps.iter().map(|name| config::load_map(name)).collect::<Result<Vec<_>, _>>()?;
-    let named = (!named.is_empty()).then(|| config::merge(named)).transpose()?;
-    prepare_from(aim, named, begun)
+    let map = named_map(&aim.maps)?;
+    prepare_target(Target::open(aim.pid)?, map, aim.max_functions, begun).map(|(ready, _)| ready)
 }
 
 /// As [`prepare`], with a map that is there already.
 pub(crate) fn prepare_with(aim: &Aim, map: SymbolMap) -> Result<Prepared, PrepareError> {
-    prepare_from(aim, Some(map), Instant::now())
-}
-
-/// With the map given, or else the built-in one that fits.
-fn prepare_from(
-    aim: &Aim,
-    map: Option<SymbolMap>,
-    begun: Instant,
-) -> Result<Prepared, PrepareError> {
+    let begun = Instant::now();
     let target = Target::open(aim.pid)?;
-    let watch = target.watch()?;
-    planned(aim, &target, map)
-        .map(|(map, plan)| Prepared { target, map, plan, took: begun.elapsed() })
-        // Of a process that dies, anything can be missing.
-        .map_err(
-            |error| {
-                if watch.is_ending() { TargetError::Exited(aim.pid).into() } else { error }
-            },
-        )
+    prepare_target(target, Some(map), aim.max_functions, begun).map(|(ready, _)| ready)
 }
 
-fn planned(
-    aim: &Aim,
-    target: &Target,
+/// Plans for a target, by the map given or else the built-in one that fits; and which of the map's
+/// selectors found something.
+pub(super) fn prepare_target(
+    target: Target,
     map: Option<SymbolMap>,
-) -> Result<(SymbolMap, ProbePlan), PrepareError> {
-    let symbols = &SymbolSet::new(target);
-    let map = match map {
-        Some(map) => map,
-        None => detect(target, symbols, aim.max_functions)?,
+    max_functions: usize,
+    begun: Instant,
+) -> Result<(Prepared, Vec<bool>), PrepareError> {
+    let symbols = SymbolSet::new(&target);
+    let planned = match map {
+        Some(map) => Ok(map),
+        None => detect(&target, &symbols, max_functions),
+    }
+    .and_then(|map| {
+        let planned = plan_for(&map, &target, &symbols, max_functions)?;
+        Ok((map, planned))
+    });
+    match planned {
+        Ok((map, Planned { plan, satisfied })) => {
+            Ok((Prepared { target, map, plan, took: begun.elapsed() }, satisfied))
+        }
+        Err(error) => Err(error.unless_ending(&target)),
+    }
+}
+
+/// Plans for a target that lacks what the map requires, or all of it: what is there now; and where
+/// nothing is, the loader, which tells when that may have changed.
+pub(super) fn plan_for_what_is_there(
+    map: &SymbolMap,
+    target: &Target,
+    symbols: &SymbolSet,
+    max_functions: usize,
+) -> Result<Planned, PrepareError> {
+    let mut map = map.clone();
+    map.spans.iter_mut().for_each(|span| span.required = false);
+    match plan_for(&map, target, symbols, max_functions) {
+        Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
+            let satisfied = vec![false; plan::selectors(&map).len()];
+            Ok(Planned { plan: plan_for_loading(target, symbols), satisfied })
+        }
+        planned => planned,
+    }
+}
+
+/// Plans for objects that were loaded later: what of the map no object had before.
+pub(super) fn plan_for_additions(
+    map: &SymbolMap,
+    target: &Target,
+    satisfied: &[bool],
+    max_functions: usize,
+) -> Result<Planned, PrepareError> {
+    let mut map = map.clone();
+    map.spans.iter_mut().for_each(|span| span.required = false);
+    let symbols = SymbolSet::of_additions(target);
+    let selectors = plan::selectors(&map);
+    let mut found = Vec::with_capacity(selectors.len());
+    let mut now_satisfied = satisfied.to_vec();
+    for (selector, satisfied) in selectors.into_iter().zip(&mut now_satisfied) {
+        // What names its object is meant wherever such an object is.
+        if *satisfied && selector.object.is_none() {
+            found.push(Found { functions: Vec::new(), nothing: None });
+            continue;
+        }
+        let more = symbols.find(selector, max_functions)?;
+        *satisfied |= !more.functions.is_empty();
+        found.push(more);
+    }
+    let plan = match assemble(&map, target, &symbols, &found) {
+        Err(PrepareError::Plan(PlanError::Nothing { .. })) => plan_for_loading(target, &symbols),
+        plan => plan?,
     };
-    let found = symbols.find_all(&plan::selectors(&map), aim.max_functions)?;
+    Ok(Planned { plan, satisfied: now_satisfied })
+}
+
+/// A plan for the dynamic loader alone.
+pub(super) fn plan_for_loading(target: &Target, symbols: &SymbolSet) -> ProbePlan {
+    let mut plan = ProbePlan::default();
+    add_silent(&mut plan, target, symbols, |watches| watches == Watches::Loading);
+    plan
+}
+
+fn plan_for(
+    map: &SymbolMap,
+    target: &Target,
+    symbols: &SymbolSet,
+    max_functions: usize,
+) -> Result<Planned, PrepareError> {
+    let found = symbols.find_all(&plan::selectors(map), max_functions)?;
+    let satisfied = found.iter().map(|found| !found.functions.is_empty()).collect();
+    Ok(Planned { plan: assemble(map, target, symbols, &found)?, satisfied })
+}
+
+fn assemble(
+    map: &SymbolMap,
+    target: &Target,
+    symbols: &SymbolSet,
+    found: &[Found],
+) -> Result<ProbePlan, PrepareError> {
     let lookup = |object, address| symbols.function_at(object, address);
-    let mut plan = plan::build(&map, target, &found, &lookup)?;
-    let witnesses: Vec<_> =
-        plan::witnesses().iter().flat_map(|select| symbols.everywhere(select)).collect();
-    plan::add_witnesses(&mut plan, target, &witnesses);
+    let mut plan = plan::build(map, target, found, &lookup)?;
+    add_silent(&mut plan, target, symbols, |_| true);
     add_sources(&mut plan, symbols);
-    Ok((map, plan))
+    Ok(plan)
+}
+
+fn add_silent(
+    plan: &mut ProbePlan,
+    target: &Target,
+    symbols: &SymbolSet,
+    wanted: impl Fn(Watches) -> bool,
+) {
+    for (watches, select) in plan::silent() {
+        if wanted(watches) {
+            plan::add_silent(plan, target, watches, &symbols.everywhere(&select));
+        }
+    }
 }
 
 /// Adds where the probed functions stand in their sources.
@@ -149,7 +262,7 @@ fn add_sources(plan: &mut ProbePlan, symbols: &SymbolSet) {
 }
 
 /// The one built-in map that fits the target.
-fn detect(
+pub(super) fn detect(
     target: &Target,
     symbols: &SymbolSet,
     max_functions: usize,

@@ -7,9 +7,8 @@ use std::time::Duration;
 use super::live::Pipeline;
 use super::outputs::{OutSettings, Outputs, Sent, nanoseconds};
 use super::{Ended, EndedBy, report, run};
-use crate::model::{MonoNs, ThreadNames};
+use crate::model::{MonoNs, Rules, ThreadNames};
 use crate::recording::{Chunk, Reader, RecordingError};
-use crate::sink::ResourceFacts;
 use crate::stitch::{IdSource, Limits, Stitcher};
 use crate::ui::RunReport;
 
@@ -37,14 +36,10 @@ fn thread_names(path: &Path) -> Result<ThreadNames, RecordingError> {
 pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
     let runtime = run::runtime()?;
     let (header, chunks) = Reader::open(path)?;
-    let facts = ResourceFacts {
-        service_name: header.service.clone(),
-        pid: Some(header.pid.0),
-        ..ResourceFacts::default()
-    };
-    let mut outputs = Outputs::open(settings, &facts, &runtime)?;
+    let mut outputs = Outputs::open(settings, false, &runtime)?;
+    outputs.resources.fall_back_on(&header.service);
     let limits = Limits { grace: nanoseconds(settings.grace), ..Limits::default() };
-    let rules = header.rules;
+    let mut rules = Rules::default();
     let mut pipeline = Pipeline::new(Stitcher::new(rules.clone(), limits, IdSource::new(SEED)));
     let (mut clock, threads) = (header.clock, thread_names(path)?);
     let mut kernel = Vec::new();
@@ -53,12 +48,16 @@ pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
     for chunk in chunks {
         match chunk {
             Ok(Chunk::Event(raw)) => {
-                pipeline.event(&raw);
+                let _of_processes = pipeline.event(&raw);
                 first = first.or((pipeline.last != MonoNs(0)).then_some(pipeline.last));
                 pipeline.stitcher.tick(pipeline.last);
             }
             Ok(Chunk::Clock(_, offset)) => clock = offset,
             Ok(Chunk::Thread(..)) => {}
+            Ok(Chunk::Rules(more)) => {
+                pipeline.stitcher.grow(more.clone());
+                rules = more;
+            }
             Ok(Chunk::Kernel(counts)) => kernel = counts,
             Ok(Chunk::LastCalls) => pipeline.stitcher.refuse_new_traces(),
             Err(error @ (RecordingError::CutShort { .. } | RecordingError::Damaged { .. })) => {
@@ -98,5 +97,5 @@ pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
         threads,
     };
     report::print(&report, settings.print, settings.style, summary_file, stdout_error)?;
-    Ok(Ended { by: ended_by, unsent: report::unsent(&report) })
+    Ok(Ended { by: ended_by, unsent: report::unsent(&report), code: None })
 }

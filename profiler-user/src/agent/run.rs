@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::live::{Live, LiveOptions, Stopped, kernel_rows};
+use super::aim::RunAim;
+use super::begin::{Begun, Follow, begin};
+use super::command::{Started, exit_code};
+use super::live::{Live, Stopped, kernel_rows};
 use super::outputs::{OutSettings, Outputs, Sent};
-use super::prepare::{Aim, Prepared, prepare};
+use super::prepare::named_map;
 use super::threads::Threads;
-use super::{Ended, EndedBy, clock, facts, report};
+use super::{Ended, EndedBy, clock, report};
 use crate::attach::{AttachOptions, check_rights};
-use crate::model::ClockOffset;
-use crate::recording::{Header, Writer};
+use crate::model::{ClockOffset, Pid, ProbeId, Watches};
+use crate::target::Target;
 use crate::ui::{Cost, ProbeHits, Progress, RunReport, StatusLine};
 
 /// How often the clock is measured and the names of threads looked at again.
@@ -26,14 +29,11 @@ const STATUS: Duration = Duration::from_millis(500);
 /// How often files are flushed.
 const FLUSH: Duration = Duration::from_secs(5);
 
-/// How many functions that are not probed are named when attaching.
-const TOLD: usize = 10;
-
 /// What `run` is asked for.
 #[derive(Clone, Debug)]
 pub struct RunSettings {
     /// Whom, by which maps.
-    pub aim: Aim,
+    pub aim: RunAim,
     /// How to attach.
     pub attach: AttachOptions,
     /// Where to keep the raw events.
@@ -50,27 +50,25 @@ pub struct RunSettings {
 ///
 /// # Errors
 ///
-/// Whatever keeps it from attaching, or from going on. Nothing stays attached.
+/// Whatever keeps it from attaching, or from going on. Nothing stays attached, and a program that
+/// was started is ended.
 pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
     check_rights()?;
     let runtime = runtime()?;
     // Before all else, so that Ctrl-C ends a run that is still reading symbols too.
     let stop = stop_on_signals(&runtime)?;
-    let prepared = prepare(&settings.aim)?;
-    let facts = facts::of(&prepared)?;
-    let mut outputs = Outputs::open(&settings.out, &facts, &runtime)?;
-    let recorder = match &settings.record {
-        Some(path) => Some(Writer::create(path, &header(&prepared, &facts.service_name))?),
-        None => None,
-    };
-    let options = LiveOptions { attach: settings.attach, grace: settings.out.grace };
-    let mut live = Live::start(&prepared, &options)?;
-    if let Some(recorder) = recorder {
-        live.record(recorder);
-    }
-    announce(&prepared, &live);
+    // The maps first: a typo is told even where the process is gone.
+    let map = named_map(&settings.aim.maps)?;
+    let mut outputs = Outputs::open(&settings.out, true, &runtime)?;
+    let Begun { mut live, target, mut command, planning } =
+        begin(settings, map, &mut outputs.resources)?;
     let begun = Instant::now();
-    let mut watch = Watch::new(&prepared, settings, begun);
+    let mut watch = Watch::new(settings, begun);
+    watch.tell(&mut live);
+    if let Some(command) = &command {
+        command.go_on();
+    }
+    let mut successor = settings.aim.follow.then(|| Follow::new(&target)).flatten();
     let ended_by = loop {
         if stop.load(Ordering::Relaxed) {
             break EndedBy::Signal;
@@ -79,44 +77,67 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
             break EndedBy::Duration;
         }
         let alive = live.turn()?;
+        watch.tell(&mut live);
+        if let Some(service) = live.fleet().service() {
+            outputs.resources.fall_back_on(service);
+        }
         if !watch.look_after(&mut live, &mut outputs)? {
             break EndedBy::NoReader;
         }
+        if let Some(command) = &mut command
+            && live.took_over(Pid(command.pid()))
+        {
+            if let Err(error) = command.held_again(&mut live) {
+                tracing::warn!("what was started runs another program now, unheld: {error}");
+            }
+            watch.tell(&mut live);
+            command.go_on();
+        }
         if !alive {
-            break EndedBy::Target;
+            match &mut successor {
+                Some(follow) => follow.look(&mut live)?,
+                None => break EndedBy::Target,
+            }
         }
     };
     watch.status.clear(io::stderr()).unwrap_or_default();
     let observed = begun.elapsed();
-    if ended_by == EndedBy::Target {
-        tracing::warn!("process {} has ended", prepared.target.pid);
+    if ended_by == EndedBy::Target && command.is_none() {
+        tracing::warn!("process {} has ended", target.pid);
     }
-    let attach_time = prepared.took + live.attach_time();
+    let attach_time = planning + live.attach_time();
+    let map = live.fleet().map_name().unwrap_or("none that fits").to_owned();
     let stopped = live.stop()?;
-    finish(
-        settings,
-        &prepared,
-        watch,
-        outputs,
-        stopped,
-        &runtime,
-        (observed, attach_time, ended_by),
-    )
+    // Ended only now: probes are there to the last, and nothing waits for us any more.
+    let code = command.and_then(Started::end).map(exit_code);
+    let about = About { target, map, observed, attach: attach_time, ended_by, code };
+    finish(settings, about, watch, outputs, stopped, &runtime)
+}
+
+/// What is known of a run besides what it has seen.
+struct About {
+    target: Target,
+    map: String,
+    observed: Duration,
+    attach: Duration,
+    ended_by: EndedBy,
+    /// The exit code of the program that was started.
+    code: Option<u8>,
 }
 
 fn finish(
     settings: &RunSettings,
-    prepared: &Prepared,
+    about: About,
     mut watch: Watch,
     mut outputs: Outputs,
     mut stopped: Stopped,
     runtime: &Runtime,
-    (observed, attach, ended_by): (Duration, Duration, EndedBy),
 ) -> anyhow::Result<Ended> {
     let kernel = kernel_rows(&stopped.counts);
+    let rules = std::mem::take(&mut stopped.rules);
     for trace in std::mem::take(&mut stopped.traces) {
         watch.threads.learn(&trace);
-        outputs.take(trace, &prepared.plan.rules, watch.clock, watch.threads.names());
+        outputs.take(trace, &rules, watch.clock, watch.threads.names());
     }
     if let Some(mut recorder) = stopped.recorder.take() {
         watch.threads.each_new(|tid, name| recorder.thread(tid, name))?;
@@ -124,46 +145,60 @@ fn finish(
         recorder.finish()?;
     }
     let Sent { summary, otlp, file, summary_file, stdout_error } = outputs.close(runtime);
-    let probes = prepared.plan.probes.iter().zip(&prepared.plan.rules.probes);
-    let hits = |probe| stopped.counts.hits(probe);
+    let hits =
+        |probe: usize| u16::try_from(probe).map_or(0, |probe| stopped.counts.hits(ProbeId(probe)));
+    let Target { pid, name, .. } = &about.target;
+    let others = match stopped.fleet.processes.saturating_sub(1) {
+        0 => String::new(),
+        others => format!(" and {others} more"),
+    };
+    let mut stitch = report::stitch_rows(&stopped.stitch, stopped.undecodable);
+    stitch.push(("processes_not_looked_at".to_owned(), stopped.fleet.not_looked));
     let report = RunReport {
-        target: format!("{} (pid {})", prepared.target.name, prepared.target.pid),
-        map: prepared.map.name.clone(),
-        attach: Some(attach),
-        observed,
+        target: format!("{name} (pid {pid}){others}"),
+        map: about.map,
+        attach: Some(about.attach),
+        observed: about.observed,
         summary,
         lost: stopped.stitch.lost.max(stopped.counts.get(profiler_common::Counter::RingFull)),
         orphans: stopped.stitch.orphans,
-        stitch: report::stitch_rows(&stopped.stitch, stopped.undecodable),
+        stitch,
         kernel,
         otlp,
         file,
-        probes: probes
+        probes: rules
+            .probes
+            .iter()
+            .enumerate()
             // A server in which nothing is thrown is no reason to wonder.
-            .filter(|(_, rule)| !rule.witness)
-            .map(|(probe, rule)| ProbeHits {
+            .filter(|(_, rule)| rule.watches == Watches::Calls)
+            .map(|(id, rule)| ProbeHits {
                 function: Arc::clone(&rule.function),
                 object: Arc::clone(&rule.object),
-                span: probe.span.clone(),
-                hits: hits(probe.id),
+                span: rule
+                    .span
+                    .and_then(|span| rules.spans.get(usize::from(span)))
+                    .map(|span| Arc::clone(&span.name)),
+                hits: hits(id),
             })
             .collect(),
         cost: Some(Cost {
-            hits: prepared.plan.probes.iter().map(|probe| hits(probe.id)).sum(),
-            agent_share: clock::cpu_time().as_secs_f64() / observed.as_secs_f64().max(1e-3),
+            hits: (0..rules.probes.len()).map(hits).sum(),
+            agent_share: clock::cpu_time().as_secs_f64() / about.observed.as_secs_f64().max(1e-3),
         }),
         threads: watch.threads.into_names(),
     };
     report::print(&report, settings.out.print, settings.out.style, summary_file, stdout_error)?;
-    Ok(Ended { by: ended_by, unsent: report::unsent(&report) })
+    Ok(Ended { by: about.ended_by, unsent: report::unsent(&report), code: about.code })
 }
 
 /// What the loop looks after besides events.
-struct Watch<'a> {
-    prepared: &'a Prepared,
+struct Watch {
     clock: ClockOffset,
     threads: Threads,
     status: StatusLine,
+    /// Something was attached, and told.
+    told: bool,
     draw: bool,
     begun: Instant,
     looked: Instant,
@@ -171,14 +206,14 @@ struct Watch<'a> {
     flushed: Instant,
 }
 
-impl<'a> Watch<'a> {
-    fn new(prepared: &'a Prepared, settings: &RunSettings, now: Instant) -> Self {
+impl Watch {
+    fn new(settings: &RunSettings, now: Instant) -> Self {
         let stderr = io::stderr();
         Self {
-            prepared,
             clock: clock::offset(),
-            threads: Threads::of(prepared.target.pid),
+            threads: Threads::default(),
             status: StatusLine::new(settings.out.style.colour),
+            told: false,
             draw: stderr.is_terminal() && !settings.quiet,
             begun: now,
             looked: now,
@@ -191,13 +226,16 @@ impl<'a> Watch<'a> {
     fn look_after(&mut self, live: &mut Live, outputs: &mut Outputs) -> anyhow::Result<bool> {
         let now = Instant::now();
         let mut heard = true;
+        for pid in live.new_processes() {
+            outputs.resources.forget(pid);
+        }
         let traces = live.traces();
         if !traces.is_empty() && self.draw {
             self.status.clear(io::stderr()).unwrap_or_default();
         }
         for trace in traces {
             self.threads.learn(&trace);
-            let (rules, names) = (&self.prepared.plan.rules, self.threads.names());
+            let (rules, names) = (live.fleet().rules(), self.threads.names());
             heard &= outputs.take(trace, rules, self.clock, names);
         }
         if let Some(recorder) = live.recorder() {
@@ -223,6 +261,26 @@ impl<'a> Watch<'a> {
         Ok(heard)
     }
 
+    /// Says on stderr what was attached: the line scripts wait for.
+    fn tell(&mut self, live: &mut Live) {
+        for told in live.told() {
+            self.status.clear(io::stderr()).unwrap_or_default();
+            let more = if self.told { "attached: more: " } else { "attached: " };
+            self.told = true;
+            let message = format!(
+                "{more}{} functions, {} sites in {:.2} s (pid {}, {}; map {}); Ctrl-C ends it\n",
+                told.functions,
+                told.sites,
+                told.took.as_secs_f64(),
+                told.pid,
+                told.name,
+                live.fleet().map_name().unwrap_or("?")
+            );
+            // Nobody to tell is no reason to stop.
+            io::stderr().write_all(message.as_bytes()).unwrap_or_default();
+        }
+    }
+
     fn progress(&self, live: &Live, outputs: &Outputs) -> Progress {
         let summary = outputs.summary();
         let percentiles = (summary.traces > 0)
@@ -236,43 +294,6 @@ impl<'a> Watch<'a> {
             export_failures: outputs.export_failures(),
         }
     }
-}
-
-fn header(prepared: &Prepared, service: &str) -> Header {
-    Header {
-        qprof: env!("CARGO_PKG_VERSION").to_owned(),
-        pid: prepared.target.pid,
-        name: prepared.target.name.clone(),
-        rules: prepared.plan.rules.clone(),
-        service: service.to_owned(),
-        clock: clock::offset(),
-        kernel: crate::attach::kernel_release(),
-    }
-}
-
-/// Says on stderr that it is attached: the line scripts wait for.
-fn announce(prepared: &Prepared, live: &Live) {
-    let Prepared { target, map, plan, took } = prepared;
-    for skipped in plan.skipped.iter().take(TOLD) {
-        tracing::warn!("not probed: {} ({}): {}", skipped.wanted_by, skipped.what, skipped.why);
-    }
-    if let Some(more) = plan.skipped.len().checked_sub(TOLD).filter(|more| *more > 0) {
-        tracing::warn!("{more} more are not probed: `qprof check` names them");
-    }
-    for refused in live.refused() {
-        tracing::warn!("the kernel refused a site of {}: {}", refused.function, refused.why);
-    }
-    let sites: usize = plan.probes.iter().map(|probe| probe.sites.len()).sum();
-    let message = format!(
-        "attached: {} functions, {sites} sites in {:.2} s (pid {}, {}; map {}); Ctrl-C ends it\n",
-        plan.probes.len(),
-        (*took + live.attach_time()).as_secs_f64(),
-        target.pid,
-        target.name,
-        map.name
-    );
-    // Nobody to tell is no reason to stop.
-    io::stderr().write_all(message.as_bytes()).unwrap_or_default();
 }
 
 pub(super) fn runtime() -> io::Result<Runtime> {

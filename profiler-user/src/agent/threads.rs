@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Pid, ThreadNames, Tid, Trace};
+use crate::model::{ThreadNames, Tid, Trace};
 use crate::target::thread_name;
 
 /// A thread may be renamed, and its number used again: names are read anew after this time.
@@ -14,18 +14,14 @@ const FRESH: Duration = Duration::from_secs(5);
 /// Bounds what is remembered of threads that come and go.
 const REMEMBERED: usize = 65_536;
 
+#[derive(Default)]
 pub(super) struct Threads {
-    pid: Pid,
     names: ThreadNames,
     read: FxHashMap<Tid, Instant>,
     new: Vec<Tid>,
 }
 
 impl Threads {
-    pub(super) fn of(pid: Pid) -> Self {
-        Self { pid, names: ThreadNames::default(), read: FxHashMap::default(), new: Vec::new() }
-    }
-
     /// Reads the names of the threads in a trace, where that was not done just now.
     pub(super) fn learn(&mut self, trace: &Trace) {
         let now = Instant::now();
@@ -39,7 +35,7 @@ impl Threads {
                 continue;
             }
             self.read.insert(tid, now);
-            let Some(name) = thread_name(self.pid, tid) else { continue };
+            let Some(name) = thread_name(span.lane.pid(), tid) else { continue };
             if self.names.get(&tid).is_none_or(|known| **known != *name) {
                 self.names.insert(tid, Arc::from(name));
                 self.new.push(tid);

@@ -59,6 +59,17 @@ pub enum AttachError {
         /// Its release.
         release: String,
     },
+    /// The kernel does not describe its types.
+    #[error(
+        "cannot follow child processes: {file}: {why}; it takes a kernel with \
+         CONFIG_DEBUG_INFO_BTF, and in a container /sys/kernel/btf mounted from the host"
+    )]
+    NoBtf {
+        /// The file it describes them in.
+        file: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The kernel would not load a program.
     #[error("kernel {release} refused the BPF program `{program}`: {source}\n{log}")]
     Refused {
@@ -126,6 +137,7 @@ impl AttachError {
                 | Self::Forbidden { .. }
                 | Self::PidNamespace
                 | Self::KernelTooOld { .. }
+                | Self::NoBtf { .. }
                 | Self::Refused { .. }
         )
     }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::thread;
 
 use aya::programs::ProgramError;
@@ -14,18 +13,23 @@ use profiler_common::Role;
 use super::error::errno;
 use super::sites::AttachSite;
 use crate::model::Pid;
+use crate::target::{Inode, MappedObject};
 
 /// Not the C library's `ENOTSUP`, but the kernel's own `ENOTSUPP` (`include/linux/errno.h`): what
 /// it answers to an instruction it will not probe.
 pub(super) const ENOTSUPP: i32 = 524;
 
-/// A link, in the table that made it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A link, in the table that made it; later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LinkId(u32);
 
 struct Link {
     id: LinkId,
     role: Role,
+    /// The file it is on, by device and inode.
+    inode: Inode,
+    /// The one process it is for, if it filters.
+    pid: Option<Pid>,
     held: UProbeLink,
 }
 
@@ -45,7 +49,7 @@ impl Links {
         &mut self,
         program: &mut UProbe,
         role: Role,
-        object: &Path,
+        object: &MappedObject,
         pid: Option<Pid>,
         sites: &[AttachSite],
     ) -> Result<LinkId, io::Error> {
@@ -57,13 +61,18 @@ impl Links {
             cookie: Some(site.cookie.0),
         });
         let link = program
-            .attach(points, object, scope)
+            .attach(points, &object.open_path, scope)
             .and_then(|id| program.take_link(id))
             .map_err(|error| io_error(&error))?;
-        let id = LinkId(self.next);
+        let id = self.next();
         self.next += 1;
-        self.links.push(Link { id, role, held: link });
+        self.links.push(Link { id, role, inode: object.inode, pid, held: link });
         Ok(id)
+    }
+
+    /// The id of the next link.
+    pub(super) const fn next(&self) -> LinkId {
+        LinkId(self.next)
     }
 
     /// Detaches one link.
@@ -73,9 +82,30 @@ impl Links {
 
     /// Detaches every link of a role, all at once, because each takes long.
     pub(super) fn remove_role(&mut self, role: Role) {
-        let (gone, kept) = self.links.drain(..).partition(|link| link.role == role);
+        self.remove_where(|link| link.role == role);
+    }
+
+    /// Detaches what was attached from `first` on.
+    pub(super) fn remove_since(&mut self, first: LinkId) {
+        self.remove_where(|link| link.id >= first);
+    }
+
+    /// Detaches what is for one process only.
+    pub(super) fn remove_process(&mut self, pid: Pid) {
+        self.remove_where(|link| link.pid == Some(pid));
+    }
+
+    /// Detaches everything from a file; whether there was anything.
+    pub(super) fn remove_file(&mut self, inode: Inode) -> bool {
+        self.remove_where(|link| link.inode == inode)
+    }
+
+    fn remove_where(&mut self, goes: impl Fn(&Link) -> bool) -> bool {
+        let (gone, kept): (Vec<_>, _) = self.links.drain(..).partition(goes);
         self.links = kept;
+        let any = !gone.is_empty();
         close(gone);
+        any
     }
 }
 

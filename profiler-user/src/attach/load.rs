@@ -1,14 +1,16 @@
 //! Loading the kernel side: the object that is built into the program.
 
-use aya::maps::{Array, MapData, RingBuf};
+use aya::maps::{Array, HashMap, MapData, RingBuf};
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
-use profiler_common::{CaptureProgram, Role, global};
+use profiler_common::{CaptureProgram, KernelOffsets, Role, global, target_state};
 
-use super::AttachError;
-use crate::model::Pid;
+use super::{AttachError, Targets, btf};
+use crate::model::{FileOffset, Pid};
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
+use crate::target::MappedObject;
 
 static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/ebpf/qprof-bpf.o"));
@@ -18,8 +20,18 @@ const MIN_RING_BYTES: u32 = 4096;
 /// The largest: what fits into the mapping of both halves.
 const MAX_RING_BYTES: u32 = 1 << 30;
 
-/// The tracepoint at the end of every thread, and the program for it.
-const THREAD_END: (&str, &str) = ("thread_end", "sched_process_exit");
+/// A program and its tracepoint.
+type Tracepoint = (&'static str, &'static str);
+
+/// A thread ends.
+const THREAD_END: Tracepoint = ("thread_end", "sched_process_exit");
+/// A process becomes another program.
+const EXEC: Tracepoint = ("exec", "sched_process_exec");
+/// A process or thread is made.
+const FORK: Tracepoint = ("fork", "sched_process_fork");
+
+/// The uprobe that stops a program at its first instruction.
+const ENTRY: &str = "entry";
 
 /// The program for a role.
 pub(super) const fn program_name(role: Role) -> &'static str {
@@ -29,16 +41,31 @@ pub(super) const fn program_name(role: Role) -> &'static str {
     }
 }
 
-/// Loads the programs and creates their BPF maps for one target; attaches nothing.
-pub(super) fn load(pid: Pid, ring_bytes: u32, kernel_log: bool) -> Result<Ebpf, AttachError> {
+/// Loads the programs and creates their BPF maps; attaches nothing.
+pub(super) fn load(
+    targets: Targets,
+    ring_bytes: u32,
+    kernel_log: bool,
+) -> Result<Ebpf, AttachError> {
     if !ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&ring_bytes) {
         return Err(AttachError::RingSize { bytes: ring_bytes });
     }
     // At level 0 the verifier removes the logging, and its ring may be as small as can be.
     let log_level = if kernel_log { aya_log::Level::Debug as u8 } else { 0 };
     let log_bytes = if kernel_log { 1 << 20 } else { MIN_RING_BYTES };
+    let pid = match targets {
+        Targets::One(pid) => pid.0,
+        Targets::Several | Targets::Tree => 0,
+    };
+    let offsets = match targets {
+        Targets::One(_) => KernelOffsets::default(),
+        // Its own processes user space can watch by itself.
+        Targets::Several => btf::kernel_offsets().unwrap_or_default(),
+        Targets::Tree => btf::kernel_offsets()?,
+    };
     let mut bpf = EbpfLoader::new()
-        .override_global(global::TARGET_PID, &pid.0, true)
+        .override_global(global::TARGET_PID, &pid, true)
+        .override_global(global::OFFSETS, &offsets, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries(global::EVENTS, ring_bytes)
         .map_max_entries("AYA_LOGS", log_bytes)
@@ -48,9 +75,27 @@ pub(super) fn load(pid: Pid, ring_bytes: u32, kernel_log: bool) -> Result<Ebpf, 
         let name = program_name(role);
         uprobe(&mut bpf, role)?.load().map_err(|error| AttachError::program(name, error))?;
     }
-    let program: &mut RawTracePoint = program(&mut bpf, THREAD_END.0)?;
-    program.load().map_err(|error| AttachError::program(THREAD_END.0, error))?;
+    if !matches!(targets, Targets::One(_)) {
+        let entry: &mut UProbe = program(&mut bpf, ENTRY)?;
+        entry.load().map_err(|error| AttachError::program(ENTRY, error))?;
+    }
     Ok(bpf)
+}
+
+/// Stops targets that come to a place of an object, as long as the link is held.
+pub(super) fn stop_at(
+    bpf: &mut Ebpf,
+    object: &MappedObject,
+    at: FileOffset,
+) -> Result<UProbeLink, AttachError> {
+    let entry: &mut UProbe = program(bpf, ENTRY)?;
+    let what = "stop the program at its first instruction";
+    let point =
+        UProbeAttachPoint { location: UProbeAttachLocation::AbsoluteOffset(at.0), cookie: Some(0) };
+    entry
+        .attach([point], &object.open_path, UProbeScope::AllProcesses)
+        .and_then(|id| entry.take_link(id))
+        .map_err(|error| AttachError::bpf(what, error))
 }
 
 /// The uprobe program for a role.
@@ -58,13 +103,52 @@ pub(super) fn uprobe(bpf: &mut Ebpf, role: Role) -> Result<&mut UProbe, AttachEr
     program(bpf, program_name(role))
 }
 
-/// Listens for the end of threads, until `bpf` is dropped.
-pub(super) fn watch_thread_ends(bpf: &mut Ebpf) -> Result<(), AttachError> {
-    let program: &mut RawTracePoint = program(bpf, THREAD_END.0)?;
-    program
-        .attach(THREAD_END.1)
-        .map(drop)
-        .map_err(|error| AttachError::bpf("attach to the tracepoint sched_process_exit", error))
+/// Listens for the end of threads and for programs that become others, until `bpf` is dropped; for
+/// a tree for new processes too.
+pub(super) fn watch_processes(bpf: &mut Ebpf, targets: Targets) -> Result<(), AttachError> {
+    watch(bpf, THREAD_END)?;
+    watch(bpf, EXEC)?;
+    if targets == Targets::Tree {
+        watch(bpf, FORK)?;
+    }
+    Ok(())
+}
+
+fn watch(bpf: &mut Ebpf, (name, tracepoint): Tracepoint) -> Result<(), AttachError> {
+    let program: &mut RawTracePoint = program(bpf, name)?;
+    program.load().map_err(|error| AttachError::program(name, error))?;
+    let what = "attach to the scheduler's tracepoints";
+    program.attach(tracepoint).map(drop).map_err(|error| AttachError::bpf(what, error))
+}
+
+/// Makes a process a target, where there may be several.
+pub(super) fn observe(bpf: &mut Ebpf, pid: Pid) -> Result<(), AttachError> {
+    set_target(bpf, pid, target_state::OBSERVED)
+}
+
+/// The same, and has it stopped when it becomes another program.
+pub(super) fn hold(bpf: &mut Ebpf, pid: Pid) -> Result<(), AttachError> {
+    set_target(bpf, pid, target_state::HELD)
+}
+
+fn set_target(bpf: &mut Ebpf, pid: Pid, state: u8) -> Result<(), AttachError> {
+    let what = "add a process to the targets";
+    targets(bpf, what)?.insert(&pid.0, &state, 0).map_err(|error| AttachError::bpf(what, error))
+}
+
+/// Makes a process no target any more; it may have ended and be none already.
+pub(super) fn forget(bpf: &mut Ebpf, pid: Pid) {
+    if let Ok(mut targets) = targets(bpf, "remove a process from the targets") {
+        drop(targets.remove(&pid.0));
+    }
+}
+
+fn targets<'a>(
+    bpf: &'a mut Ebpf,
+    what: &'static str,
+) -> Result<HashMap<&'a mut MapData, u32, u8>, AttachError> {
+    let map = bpf.map_mut(global::TARGETS).ok_or_else(|| missing(what, global::TARGETS))?;
+    map.try_into().map_err(|error| AttachError::bpf(what, error))
 }
 
 /// Tells the kernel side what each probe captures.

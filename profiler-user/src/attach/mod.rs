@@ -10,6 +10,8 @@
 //! and removes them when the last file descriptor is gone, also when we are killed.
 
 mod attached;
+mod attaching;
+mod btf;
 mod counts;
 mod error;
 mod features;
@@ -18,7 +20,7 @@ mod links;
 mod load;
 mod sites;
 
-pub use attached::{AttachOptions, Attached, attach};
+pub use attached::{AttachOptions, Attached, Targets};
 pub use counts::KernelCounts;
 pub use error::AttachError;
 pub use features::{

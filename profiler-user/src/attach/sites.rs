@@ -80,7 +80,7 @@ impl Refusals {
         let of_enters = self.sites.iter().filter(|(_, _, role, _)| *role == Role::Enter);
         of_enters
             .map(|(_, site, ..)| site.cookie.probe())
-            .filter(|&id| plan.probes.get(id.index()).is_none_or(|probe| !self.has_enter(probe)))
+            .filter(|&id| probe(plan, id).is_none_or(|probe| !self.has_enter(probe)))
             .collect()
     }
 
@@ -95,7 +95,7 @@ impl Refusals {
     /// For the user: each site with its function, and whether the function is lost with it.
     pub(super) fn report(&self, plan: &ProbePlan) -> Vec<RefusedSite> {
         let dropped = self.dropped(plan);
-        let function = |id: ProbeId| match plan.probes.get(id.index()) {
+        let function = |id: ProbeId| match probe(plan, id) {
             Some(probe) => Arc::clone(&probe.function),
             None => Arc::from("(unknown)"),
         };
@@ -112,6 +112,11 @@ impl Refusals {
             })
             .collect()
     }
+}
+
+/// The probe of an id; a plan that adds to another does not begin with 0.
+fn probe(plan: &ProbePlan, id: ProbeId) -> Option<&PlannedProbe> {
+    plan.probes.iter().find(|probe| probe.id == id)
 }
 
 /// The sites of one role, by object; each object's sites by offset.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::units;
 use crate::agent::{Aim, Prepared, prepare};
 use crate::config::MapOrigin;
-use crate::model::Pid;
+use crate::model::{Pid, Watches};
 use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 use crate::target::Target;
 
@@ -62,7 +62,7 @@ fn print(prepared: &Prepared, out: &mut impl Write) -> std::io::Result<()> {
     )?;
     for probe in &plan.probes {
         writeln!(out)?;
-        print_probe(target, probe, out)?;
+        print_probe(target, probe, watches(plan, probe), out)?;
     }
     if !plan.skipped.is_empty() {
         writeln!(out, "\nnot probed")?;
@@ -77,11 +77,22 @@ fn print(prepared: &Prepared, out: &mut impl Write) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print_probe(target: &Target, probe: &PlannedProbe, out: &mut impl Write) -> std::io::Result<()> {
-    let role = match &probe.span {
-        Some(span) => span,
-        None if probe.sites.iter().all(|site| site.role == Role::Enter) => "(witness)",
-        None => "(hand-off)",
+/// What the calls of a probed function tell.
+fn watches(plan: &ProbePlan, probe: &PlannedProbe) -> Watches {
+    plan.rules.probes.get(probe.id.index()).map_or(Watches::Calls, |rule| rule.watches)
+}
+
+fn print_probe(
+    target: &Target,
+    probe: &PlannedProbe,
+    watches: Watches,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
+    let role = match (&probe.span, watches) {
+        (Some(span), _) => span,
+        (None, Watches::Calls) => "(hand-off)",
+        (None, Watches::Unwinding) => "(witness)",
+        (None, Watches::Loading) => "(loader)",
     };
     let object = target
         .object(probe.object)
@@ -146,6 +157,7 @@ struct Report<'a> {
 
 #[derive(Serialize)]
 struct ProbeReport<'a> {
+    watches: Watches,
     span: Option<&'a str>,
     function: &'a str,
     object: String,
@@ -179,6 +191,7 @@ impl<'a> Report<'a> {
         let probes = plan.probes.iter().map(|probe| {
             let object = target.object(probe.object);
             ProbeReport {
+                watches: watches(plan, probe),
                 span: probe.span.as_deref(),
                 function: &probe.function,
                 object: object.map_or_else(String::new, crate::target::MappedObject::file_name),

@@ -11,11 +11,14 @@ mod symbols;
 mod units;
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::process::ExitCode;
 
 use clap::{ArgAction, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use tracing_subscriber::filter::LevelFilter;
 
 pub use outcome::Outcome;
+
+use crate::agent;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -85,6 +88,12 @@ enum Command {
     /// The child that `doctor` traces.
     #[command(hide = true)]
     SelfTestChild,
+    /// What becomes the program of `run -- CMD`.
+    #[command(hide = true)]
+    ExecHeld {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<std::ffi::OsString>,
+    },
 }
 
 /// Starts logging to stderr, as loud as asked; `QPROF_LOG` overrides with `tracing` directives.
@@ -114,7 +123,7 @@ pub fn start_logging(cli: &Cli) {
 
 /// Runs the verb and says what went wrong, if anything did.
 #[must_use]
-pub fn run(cli: Cli) -> Outcome {
+pub fn run(cli: Cli) -> ExitCode {
     let color = cli.color.on(io::stdout().is_terminal());
     let mut out = io::stdout().lock();
     let result = match cli.command {
@@ -129,28 +138,29 @@ pub fn run(cli: Cli) -> Outcome {
         Command::Maps(args) => maps::run(&args, &mut out).map(|()| Outcome::Ok),
         Command::Replay(args) => {
             drop(out);
-            return finish(replay::run(&args, color));
+            return finish(replay::run(&args, color).map(ExitCode::from));
         }
         Command::Generate(args) => {
             generate::run(&args, Cli::command(), &mut out).map(|()| Outcome::Ok)
         }
         Command::SelfTestChild => doctor::child().map(|()| Outcome::Ok),
+        Command::ExecHeld { words } => return agent::exec_held(&words).into(),
     };
     let flushed = out.flush().map_err(anyhow::Error::from);
-    finish(result.and_then(|outcome| flushed.map(|()| outcome)))
+    finish(result.and_then(|outcome| flushed.map(|()| outcome.into())))
 }
 
 #[expect(clippy::print_stderr, reason = "the one place that reports a failed run to the user")]
-fn finish(result: anyhow::Result<Outcome>) -> Outcome {
+fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
     match result {
-        Ok(outcome) => outcome,
+        Ok(code) => code,
         Err(error) => {
             let outcome = Outcome::of_error(&error);
             // `qprof maps | head` is not a failure.
             if outcome != Outcome::Ok {
                 eprintln!("qprof: {error:#}");
             }
-            outcome
+            outcome.into()
         }
     }
 }

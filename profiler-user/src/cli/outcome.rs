@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::agent::{Ended, LiveError, OutputError, PrepareError};
+use crate::agent::{AimError, CommandError, Ended, LiveError, OutputError, PrepareError};
 use crate::attach::AttachError;
 use crate::config::MapError;
 use crate::symbols::SymbolError;
@@ -61,6 +61,18 @@ impl Outcome {
                 | PrepareError::NoMapFits { .. }
                 | PrepareError::SeveralMapsFit { .. } => Self::Target,
             });
+        }
+        if let Some(error) = cause.downcast_ref::<CommandError>() {
+            return match error {
+                CommandError::Start { .. } | CommandError::Slow { .. } => Some(Self::Failed),
+                CommandError::Entry { .. } | CommandError::Symbols(_) => Some(Self::Target),
+                CommandError::Target(error) => Some(Self::of_target(error)),
+                CommandError::Prepare(error) => Self::of_cause(error),
+                CommandError::Live(error) => Self::of_cause(error),
+            };
+        }
+        if cause.is::<AimError>() {
+            return Some(Self::Target);
         }
         let attach = match cause.downcast_ref() {
             Some(LiveError::Attach(error)) => Some(error),

@@ -1,12 +1,14 @@
 //! `qprof run`: attach, trace, detach.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use super::{Outcome, units};
-use crate::agent::{self, Aim, RunSettings};
+use crate::agent::{self, RunAim, RunSettings, Whom};
 use crate::attach::AttachOptions;
 use crate::model::Pid;
 use crate::sink::{OtlpFlags, Protocol};
@@ -19,11 +21,30 @@ Examples:
   sudo qprof run -p 4711 --otlp http://127.0.0.1:4317          send traces to Jaeger
   sudo qprof run -p 4711 -m my-server.toml --output tree       print each query as a tree
   sudo qprof run -p 4711 --slow 50ms -o slow.otlp.jsonl        keep only slow queries, in a file
-  sudo qprof run -p 4711 --record run.qprof --duration 30s     keep the raw events for `replay`")]
+  sudo qprof run -p 4711 --record run.qprof --duration 30s     keep the raw events for `replay`
+  sudo qprof run --exe postgres --children                     a server of many processes
+  sudo qprof run -m duckdb -- python3 report.py                start a program and trace it")]
 pub(super) struct RunArgs {
-    /// The process to attach to.
-    #[arg(short, long)]
-    pid: u32,
+    /// A process to attach to; may be given several times.
+    #[arg(short, long, required_unless_present_any = ["exe", "command"])]
+    pid: Vec<u32>,
+
+    /// Attach to the one process whose executable has this name, or with a `/` this path.
+    #[arg(long, value_name = "GLOB", conflicts_with_all = ["pid", "command"])]
+    exe: Option<String>,
+
+    /// Profile its child processes too: those there are, and those to come.
+    #[arg(long)]
+    children: bool,
+
+    /// When the target has ended, wait until it runs again, and attach again.
+    #[arg(long, conflicts_with = "command")]
+    follow: bool,
+
+    /// Start this program, attach before its `main`, and end it with qprof; its exit code becomes
+    /// qprof's.
+    #[arg(last = true, value_name = "CMD", conflicts_with = "pid")]
+    command: Vec<OsString>,
 
     /// Symbol map: a built-in name (`qprof maps`) or a file; default: the built-in one that fits.
     /// May be given several times.
@@ -158,14 +179,35 @@ impl OutArgs {
     }
 }
 
-pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Outcome> {
+fn whom(args: &RunArgs) -> Whom {
+    if let Some(glob) = &args.exe {
+        return Whom::Exe(glob.clone());
+    }
+    if !args.command.is_empty() {
+        return Whom::Command(args.command.clone());
+    }
+    Whom::Processes(args.pid.iter().copied().map(Pid).collect())
+}
+
+pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<ExitCode> {
     let settings = RunSettings {
-        aim: Aim { pid: Pid(args.pid), maps: args.map.clone(), max_functions: args.max_functions },
+        aim: RunAim {
+            whom: whom(args),
+            children: args.children,
+            follow: args.follow,
+            maps: args.map.clone(),
+            max_functions: args.max_functions,
+        },
         attach: AttachOptions { ring_bytes: args.ring, kernel_log: args.kernel_log },
         record: args.record.clone(),
         duration: args.duration,
         out: args.out.settings(color),
         quiet,
     };
-    Ok(Outcome::of_run(agent::run(&settings)?))
+    let ended = agent::run(&settings)?;
+    // What was asked of us goes before what the program says of itself.
+    Ok(match (Outcome::of_run(ended), ended.code) {
+        (Outcome::Ok, Some(code)) => ExitCode::from(code),
+        (outcome, _) => outcome.into(),
+    })
 }

@@ -75,6 +75,8 @@ pub struct SpanDecl {
     pub root: bool,
     /// Its stage.
     pub stage: Option<Arc<str>>,
+    /// `db.system.name` (roots): that of the map it comes from.
+    pub system: Arc<str>,
     /// `db.operation.name` (roots).
     pub operation: Option<Arc<str>>,
     /// Whether the run stops before attaching if the function is not there.

@@ -108,15 +108,11 @@ impl Source<'_> {
                  the map",
             ));
         }
+        let system =
+            self.word(&system, "a system", "_.-", "write it in lower case: `milvus`, `my_engine`")?;
         let map = SymbolMap {
             name: self.map_name(&name)?,
             origin,
-            system: self.word(
-                &system,
-                "a system",
-                "_.-",
-                "write it in lower case: `milvus`, `my_engine`",
-            )?,
             description: match description {
                 Some(line) => self.line_of_text(&line, "the description")?,
                 None => String::new(),
@@ -126,8 +122,9 @@ impl Source<'_> {
                 RawOrphans::Keep => OrphanPolicy::Keep,
             },
             matching: matching.map(|matching| self.matching(&matching)).transpose()?,
-            spans: self.spans(&spans)?,
+            spans: self.spans(&spans, &Arc::from(system.as_str()))?,
             handoffs: self.handoffs(&handoffs)?,
+            system,
         };
         Ok(map)
     }
@@ -143,7 +140,7 @@ impl Source<'_> {
         })
     }
 
-    fn spans(&self, raw: &[At<RawSpan>]) -> Result<Vec<SpanDecl>, MapError> {
+    fn spans(&self, raw: &[At<RawSpan>], system: &Arc<str>) -> Result<Vec<SpanDecl>, MapError> {
         // The planner and recordings number spans with 16 bits.
         if let Some(beyond) = raw.get(usize::from(u16::MAX)) {
             return Err(self.error(
@@ -155,7 +152,7 @@ impl Source<'_> {
         let mut lines = HashMap::new();
         let mut spans = Vec::with_capacity(raw.len());
         for at in raw {
-            let span = self.span(at)?;
+            let span = self.span(at, system)?;
             match lines.entry(span.selector.clone()) {
                 Entry::Vacant(free) => {
                     free.insert(span.line);
@@ -173,7 +170,7 @@ impl Source<'_> {
         Ok(spans)
     }
 
-    fn span(&self, at: &At<RawSpan>) -> Result<SpanDecl, MapError> {
+    fn span(&self, at: &At<RawSpan>, system: &Arc<str>) -> Result<SpanDecl, MapError> {
         let RawSpan { name, function, linkage, address, object, root, stage, required, operation } =
             at.get();
         if let Some(operation) = operation
@@ -196,6 +193,7 @@ impl Source<'_> {
             })?,
             root: *root,
             stage: stage.as_ref().map(|stage| self.stage(stage)).transpose()?,
+            system: Arc::clone(system),
             operation: operation
                 .as_ref()
                 .map(|operation| self.line_of_text(operation, "an operation").map(Arc::from))

@@ -2,7 +2,7 @@
 
 use profiler_common::MAX_WORDS;
 
-use super::{FrameAddr, Lane, MonoNs, ProbeId, ReturnAddr, Tid};
+use super::{FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid};
 
 /// The words a site captured, in the order of its capture program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,4 +87,11 @@ pub enum EventBody {
     LaneEnd,
     /// The process has ended, and all its lanes.
     ProcessEnd,
+    /// The process has made a child process.
+    Fork {
+        /// The child.
+        child: Pid,
+    },
+    /// The process has become another program; all its lanes have ended.
+    Exec,
 }

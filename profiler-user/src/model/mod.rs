@@ -15,6 +15,6 @@ pub use ids::{
 };
 pub use rules::{
     HandoffEnd, HandoffRule, Moment, OrphanPolicy, ProbeRule, Rules, Scope, SourceLine, SpanRule,
-    Takes, WordIndex,
+    Takes, Watches, WordIndex,
 };
 pub use span::{Evidence, ExitKind, Folded, Span, Trace, TraceEnd};

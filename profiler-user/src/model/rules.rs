@@ -13,8 +13,6 @@ use super::ProbeId;
 pub struct Rules {
     /// The symbol map's name.
     pub map: String,
-    /// `db.system.name`.
-    pub system: String,
     /// The span declarations, in the map's order.
     pub spans: Vec<SpanRule>,
     /// The probes, by [`ProbeId`].
@@ -34,8 +32,23 @@ pub struct SpanRule {
     pub stage: Option<Arc<str>>,
     /// Whether it starts a trace.
     pub root: bool,
+    /// `db.system.name` (roots).
+    pub system: Arc<str>,
     /// `db.operation.name`, if the map names one (roots).
     pub operation: Option<Arc<str>>,
+}
+
+/// What the calls of a probed function tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watches {
+    /// Themselves: the map names the function.
+    #[default]
+    Calls,
+    /// That an exception has landed: calls below it on the stack are gone.
+    Unwinding,
+    /// That the dynamic loader has mapped or unmapped an object.
+    Loading,
 }
 
 /// One probed function.
@@ -47,8 +60,8 @@ pub struct ProbeRule {
     pub object: Arc<str>,
     /// Index into [`Rules::spans`]; none if it is probed for a hand-off only.
     pub span: Option<u16>,
-    /// It is called where an exception lands: calls below it on the stack are gone.
-    pub witness: bool,
+    /// What its calls tell.
+    pub watches: Watches,
     /// Where it stands in its source, if the debug information tells.
     pub source: Option<SourceLine>,
 }

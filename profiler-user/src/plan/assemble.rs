@@ -11,7 +11,7 @@ use super::captures::Words;
 use super::exit_sites::{Exits, resolve};
 use super::reasons::pattern;
 use super::{CodeLookup, PlanError, PlannedProbe, ProbePlan, Site};
-use crate::model::{HandoffEnd, HandoffRule, Moment, ProbeId, ProbeRule, Rules, SpanRule};
+use crate::model::{HandoffEnd, HandoffRule, Moment, ProbeId, ProbeRule, Rules, SpanRule, Watches};
 use crate::target::{ObjectId, Target};
 
 impl<'a> Planner<'a> {
@@ -161,6 +161,7 @@ impl<'a> Planner<'a> {
             name: Arc::clone(&span.name),
             stage: span.stage.clone(),
             root: span.root,
+            system: Arc::clone(&span.system),
             operation: span.operation.clone(),
         });
         let mut names: HashMap<ObjectId, Arc<str>> = HashMap::new();
@@ -175,12 +176,11 @@ impl<'a> Planner<'a> {
             function: Arc::clone(&draft.function.base_name),
             object: name_of(draft.function.object),
             span: draft.span,
-            witness: false,
+            watches: Watches::Calls,
             source: None,
         });
         Rules {
             map: map.name.clone(),
-            system: map.system.clone(),
             spans: spans.collect(),
             probes: probes.collect(),
             handoffs: handoffs.iter().map(|handoff| self.handoff_rule(handoff, ids)).collect(),

@@ -61,7 +61,7 @@ pub fn build(
     planner.finish(target, &handoffs, lookup)
 }
 
-/// A hand-off both of whose sides can be probed.
+/// A hand-off, as far as its sides can be probed.
 pub(super) struct Working<'a> {
     pub(super) decl: &'a HandoffDecl,
     pub(super) give: Side,
@@ -170,21 +170,27 @@ impl<'a> Planner<'a> {
             let give = self.usable_end(selector, decl, &decl.give, &give_key, "give");
             let take = self.usable_end(selector + 1, decl, &decl.take, &take_key, "take");
             if give.is_empty() || take.is_empty() {
-                let (none, other) = match (give.is_empty(), take.is_empty()) {
-                    (true, true) => ("neither side", ""),
-                    (true, false) => ("its give side", "; its take side is not probed for it"),
-                    _ => ("its take side", "; its give side is not probed for it"),
+                let none = match (give.is_empty(), take.is_empty()) {
+                    (true, true) => "neither side can be probed (see above)",
+                    (true, false) => "its give side cannot be probed",
+                    _ => "its take side cannot be probed",
                 };
                 self.skipped.push(Skipped {
                     wanted_by: format!("hand-off `{}`", decl.name),
                     what: format!("hand-off `{}`", decl.name),
-                    why: format!(
-                        "{none} can be probed{}{other}: work handed over this way has no parent \
-                         by it",
-                        if give.is_empty() && take.is_empty() { " (see above)" } else { "" }
-                    ),
+                    why: format!("{none}: work handed over this way has no parent by it"),
                     line: decl.line,
                 });
+            }
+            // The other side may come with an object that is loaded later. A function is not probed
+            // for one half alone, but one that is probed anyway has the words ready.
+            let half = give.is_empty() || take.is_empty();
+            let (give, take) = if half {
+                (self.probed_anyway(give), self.probed_anyway(take))
+            } else {
+                (give, take)
+            };
+            if give.is_empty() && take.is_empty() {
                 continue;
             }
             self.capture(decl.give.moment, &give, &give_key);
@@ -226,6 +232,11 @@ impl<'a> Planner<'a> {
             });
             false
         });
+        drafts
+    }
+
+    fn probed_anyway(&self, mut drafts: Vec<usize>) -> Vec<usize> {
+        drafts.retain(|index| self.catalogue.drafts.get(*index).is_some_and(|draft| draft.wanted));
         drafts
     }
 

@@ -7,6 +7,8 @@
 //! site, however harmless it looks.
 #![expect(clippy::match_same_arms, reason = "an arm a group of instructions, named above it")]
 
+use iced_x86::{Decoder, DecoderOptions};
+
 use super::CostClass;
 
 /// The one 5-byte nop the kernel rewrites to a call (`x86_nops[5]`).
@@ -39,6 +41,14 @@ pub(super) fn cost(bytes: &[u8], first: bool) -> Option<CostClass> {
         return Some(CostClass::Emulated);
     }
     is_single_stepped(bytes).then_some(CostClass::SingleStepped)
+}
+
+/// What a probe on a program's very first instruction costs, if it may carry one; `code` begins with
+/// it.
+#[must_use]
+pub fn entry_cost(code: &[u8]) -> Option<CostClass> {
+    let insn = Decoder::new(64, code, DecoderOptions::NONE).decode();
+    code.get(..insn.len()).filter(|_| !insn.is_invalid()).and_then(|bytes| cost(bytes, true))
 }
 
 /// Whether a `ret` of exactly these bytes may carry a probe: `c3` and `c2 iw`. A prefixed one

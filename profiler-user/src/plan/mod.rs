@@ -11,6 +11,7 @@
 //!    whole plan.
 //! 5. `catalogue`, `captures`, `build`, `assemble`: from a symbol map and what was found to a
 //!    [`ProbePlan`].
+//! 6. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
 mod analyse;
@@ -24,11 +25,12 @@ mod exit_sites;
 mod exits;
 mod flow;
 mod form;
+mod grow;
 mod listing;
 mod probe_plan;
 mod reasons;
+mod silent;
 mod tails;
-mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -39,8 +41,10 @@ use crate::target::ObjectId;
 
 pub use build::{build, selectors};
 pub use error::{Missing, PlanError};
+pub use form::entry_cost;
+pub use grow::GrowingPlan;
 pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
-pub use witness::{add_witnesses, witnesses};
+pub use silent::{add_silent, silent};
 
 /// Finds the function that starts at an address of an object, if one does.
 pub type CodeLookup<'a> = dyn Fn(ObjectId, VirtAddr) -> Option<Function> + 'a;

@@ -84,7 +84,7 @@ pub struct Skipped {
 }
 
 /// All that will be attached, and the rules to read what comes of it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbePlan {
     /// The probes, by [`ProbeId`].
     pub probes: Vec<PlannedProbe>,

@@ -33,6 +33,9 @@ pub enum DecodeError {
     /// Not a kind of lane that this version knows.
     #[error("lane kind {0} is unknown to this version")]
     LaneKind(u8),
+    /// A fork that does not say of whom.
+    #[error("a fork without the number of the child")]
+    Child,
     /// A thread's lane is not its thread id.
     #[error("a thread's lane {lane} is not its thread id {tid}")]
     Lane {
@@ -73,6 +76,11 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Ret => EventBody::Ret { probe, frame, words },
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
+        EventKind::Fork => {
+            let child = words.get(0).and_then(|word| u32::try_from(word).ok());
+            EventBody::Fork { child: Pid(child.ok_or(DecodeError::Child)?) }
+        }
+        EventKind::Exec => EventBody::Exec,
     };
     Ok(Event {
         time: MonoNs(header.time),
@@ -127,6 +135,14 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
         }
         EventBody::ProcessEnd => {
             header.kind = EventKind::ProcessEnd as u8;
+            Words::default()
+        }
+        EventBody::Fork { child } => {
+            header.kind = EventKind::Fork as u8;
+            Words::new(&[u64::from(child.0)], 0)
+        }
+        EventBody::Exec => {
+            header.kind = EventKind::Exec as u8;
             Words::default()
         }
     };
@@ -222,6 +238,8 @@ mod tests {
             }),
             Just(EventBody::LaneEnd),
             Just(EventBody::ProcessEnd),
+            any::<u32>().prop_map(|child| EventBody::Fork { child: Pid(child) }),
+            Just(EventBody::Exec),
         ]
     }
 

@@ -20,6 +20,7 @@ pub(super) const CLOCK: u8 = 2;
 pub(super) const THREAD: u8 = 3;
 pub(super) const KERNEL: u8 = 4;
 pub(super) const LAST_CALLS: u8 = 5;
+pub(super) const RULES: u8 = 6;
 pub(super) const END: u8 = 255;
 
 /// What a recording says about itself.
@@ -32,8 +33,6 @@ pub struct Header {
     pub pid: Pid,
     /// Its name.
     pub name: String,
-    /// The rules the events are to be read by.
-    pub rules: Rules,
     /// `service.name` where neither flag nor environment gives one.
     pub service: String,
     /// Monotonic to wall time when it began.
@@ -55,6 +54,8 @@ pub enum Chunk {
     Kernel(Vec<(String, u64)>),
     /// From here on no new query was taken: the run was asked to stop.
     LastCalls,
+    /// The rules the events from here on are to be read by. They begin with what they were.
+    Rules(Rules),
 }
 
 /// Why a recording cannot be written or read.

@@ -5,7 +5,7 @@ use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use super::format::{
-    CLOCK, Chunk, END, EVENT, Header, KERNEL, LAST_CALLS, MAGIC, MAX_LENGTH, RecordingError,
+    CLOCK, Chunk, END, EVENT, Header, KERNEL, LAST_CALLS, MAGIC, MAX_LENGTH, RULES, RecordingError,
     THREAD, VERSION,
 };
 use crate::model::{ClockOffset, MonoNs, Tid};
@@ -75,6 +75,10 @@ impl Reader {
                     .map_err(|error| self.damaged(format!("its counters: {error}")))?,
             ),
             LAST_CALLS => Chunk::LastCalls,
+            RULES => Chunk::Rules(
+                serde_json::from_slice(&bytes)
+                    .map_err(|error| self.damaged(format!("its rules: {error}")))?,
+            ),
             END => return Ok(None),
             other => return Err(self.damaged(format!("there is no chunk of kind {other}"))),
         };
@@ -147,7 +151,6 @@ mod tests {
             qprof: "0.1.0".to_owned(),
             pid: Pid(7),
             name: "server".to_owned(),
-            rules: Rules::default(),
             service: "s".to_owned(),
             clock: ClockOffset(-5),
             kernel: "6.18".to_owned(),
@@ -156,6 +159,7 @@ mod tests {
 
     fn chunks() -> Vec<Chunk> {
         vec![
+            Chunk::Rules(Rules::default()),
             Chunk::Thread(Tid(8), "worker".to_owned()),
             Chunk::Event(vec![1, 2, 3]),
             Chunk::Clock(MonoNs(9), ClockOffset(-9)),
@@ -175,6 +179,7 @@ mod tests {
                 Chunk::Thread(tid, name) => writer.thread(tid, &name),
                 Chunk::Kernel(counts) => writer.kernel(&counts),
                 Chunk::LastCalls => writer.last_calls(),
+                Chunk::Rules(rules) => writer.rules(&rules),
             }
             .unwrap();
         }

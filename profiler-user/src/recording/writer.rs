@@ -5,9 +5,9 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 
 use super::format::{
-    CLOCK, END, EVENT, Header, KERNEL, LAST_CALLS, MAGIC, RecordingError, THREAD, VERSION,
+    CLOCK, END, EVENT, Header, KERNEL, LAST_CALLS, MAGIC, RULES, RecordingError, THREAD, VERSION,
 };
-use crate::model::{ClockOffset, MonoNs, Tid};
+use crate::model::{ClockOffset, MonoNs, Rules, Tid};
 
 /// A recording being written. Without [`Self::finish`] it is one that was cut short.
 #[derive(Debug)]
@@ -70,6 +70,16 @@ impl Writer {
     pub fn kernel(&mut self, counts: &[(String, u64)]) -> Result<(), RecordingError> {
         let json = serde_json::to_vec(counts).map_err(|error| self.error(error.into()))?;
         self.chunk(KERNEL, &[&json])
+    }
+
+    /// Keeps the rules, which more has been added to.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn rules(&mut self, rules: &Rules) -> Result<(), RecordingError> {
+        let json = serde_json::to_vec(rules).map_err(|error| self.error(error.into()))?;
+        self.chunk(RULES, &[&json])
     }
 
     /// Says that no new query is taken from here on.

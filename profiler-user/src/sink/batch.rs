@@ -15,9 +15,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::otlp_config::BatchLimits;
+use super::{Outgoing, Resource};
 
-/// Sends a batch; an empty one asks whether the endpoint answers at all.
-pub(super) type Export = Box<dyn Fn(Vec<SpanData>) -> Sending + Send + Sync>;
+/// Sends a batch, all of one resource; none asks whether the endpoint answers at all.
+pub(super) type Export = Box<dyn Fn(Option<Batch>) -> Sending + Send + Sync>;
 /// A request under way; the error is text for people.
 pub(super) type Sending = Pin<Box<dyn Future<Output = Result<(), String>> + Send>>;
 
@@ -27,6 +28,13 @@ const MIN_BACKOFF: Duration = Duration::from_millis(500);
 const MAX_BACKOFF: Duration = Duration::from_secs(15);
 /// How long one batch is held for an endpoint that does not answer.
 const MAX_HOLD: Duration = Duration::from_secs(300);
+
+/// Spans of one process.
+#[derive(Clone)]
+pub(super) struct Batch {
+    pub(super) resource: Arc<Resource>,
+    pub(super) spans: Vec<SpanData>,
+}
 
 /// What became of the spans.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +60,7 @@ pub(super) struct Batcher {
 struct Shared {
     endpoint: String,
     limits: BatchLimits,
-    queue: Mutex<VecDeque<SpanData>>,
+    queue: Mutex<VecDeque<Outgoing>>,
     last_error: Mutex<Option<String>>,
     closing: AtomicBool,
     /// A full batch, or closing.
@@ -88,7 +96,7 @@ impl Batcher {
     }
 
     /// Takes the spans of one trace, or drops them all where they do not fit. Never blocks.
-    pub(super) fn send(&self, spans: Vec<SpanData>) {
+    pub(super) fn send(&self, spans: Vec<Outgoing>) {
         let shared = &self.shared;
         let count = spans.len();
         let mut queue = locked(&shared.queue);
@@ -158,11 +166,11 @@ struct Worker {
 
 impl Worker {
     async fn run(mut self) {
-        if let Err(error) = self.export(Vec::new()).await {
+        if let Err(error) = self.export(None).await {
             self.gone(&error);
         }
         while let Some(batch) = self.next_batch().await {
-            let count = batch.len() as u64;
+            let count = batch.spans.len() as u64;
             self.shared.in_flight.store(count, Ordering::Relaxed);
             let counter =
                 if self.deliver(batch).await { &self.shared.sent } else { &self.shared.failed };
@@ -172,7 +180,7 @@ impl Worker {
     }
 
     /// The next batch: full, or as old as it may get, or the rest when closing; none at the end.
-    async fn next_batch(&self) -> Option<Vec<SpanData>> {
+    async fn next_batch(&self) -> Option<Batch> {
         let limits = &self.shared.limits;
         let deadline = Instant::now() + limits.delay;
         loop {
@@ -181,8 +189,7 @@ impl Worker {
                 let mut queue = locked(&self.shared.queue);
                 let due = closing || Instant::now() >= deadline;
                 if queue.len() >= limits.batch || (due && !queue.is_empty()) {
-                    let count = queue.len().min(limits.batch);
-                    return Some(queue.drain(..count).collect());
+                    return take(&mut queue, limits.batch);
                 }
             }
             if closing {
@@ -200,24 +207,25 @@ impl Worker {
     /// A failure alone does not tell a refused batch from an absent endpoint; an empty request
     /// does. The batch is given up when the endpoint answers that but not the batch, when it was
     /// held too long, or when closing.
-    async fn deliver(&mut self, batch: Vec<SpanData>) -> bool {
-        if self.away && self.shared.closing() && self.export(Vec::new()).await.is_err() {
+    async fn deliver(&mut self, batch: Batch) -> bool {
+        if self.away && self.shared.closing() && self.export(None).await.is_err() {
             return false;
         }
         let held_since = Instant::now();
         let mut backoff = MIN_BACKOFF;
         let mut answers = false;
         loop {
-            let Err(error) = self.export(batch.clone()).await else {
+            let Err(error) = self.export(Some(batch.clone())).await else {
                 self.back();
                 return true;
             };
             if answers {
-                tracing::warn!("{} refused {} spans: {error}", self.shared.endpoint, batch.len());
+                let count = batch.spans.len();
+                tracing::warn!("{} refused {count} spans: {error}", self.shared.endpoint);
                 self.shared.error(error);
                 return false;
             }
-            match self.export(Vec::new()).await {
+            match self.export(None).await {
                 Ok(()) => {
                     self.back();
                     answers = true;
@@ -234,7 +242,7 @@ impl Worker {
         }
     }
 
-    async fn export(&self, batch: Vec<SpanData>) -> Result<(), String> {
+    async fn export(&self, batch: Option<Batch>) -> Result<(), String> {
         let limit = self.shared.limits.export;
         match timeout(limit, (self.export)(batch)).await {
             Ok(result) => result,
@@ -271,6 +279,25 @@ impl Worker {
         }
         self.away = false;
     }
+}
+
+/// The oldest span and, up to `limit`, what else waits of the same process; the others keep their
+/// places.
+fn take(queue: &mut VecDeque<Outgoing>, limit: usize) -> Option<Batch> {
+    let resource = Arc::clone(&queue.front()?.resource);
+    let (mut spans, mut others) = (Vec::new(), VecDeque::new());
+    while spans.len() < limit
+        && let Some(next) = queue.pop_front()
+    {
+        if Arc::ptr_eq(&next.resource, &resource) {
+            spans.push(next.span);
+        } else {
+            others.push_back(next);
+        }
+    }
+    others.append(queue);
+    *queue = others;
+    Some(Batch { resource, spans })
 }
 
 /// Nothing is left half-done under these locks: a panic elsewhere does not spoil what they guard.

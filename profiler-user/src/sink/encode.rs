@@ -17,8 +17,17 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::resource::Resource;
 use super::{SCHEMA_URL, VERSION};
 use crate::model::{
-    ClockOffset, MonoNs, Rules, Span, SpanId, SpanRule, ThreadNames, Trace, TraceEnd, TraceId,
+    ClockOffset, MonoNs, Pid, Rules, Span, SpanId, SpanRule, ThreadNames, Trace, TraceEnd, TraceId,
 };
+
+/// A span on its way out.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// The process it ran in.
+    pub resource: Arc<Resource>,
+    /// The span.
+    pub span: SpanData,
+}
 
 /// What the conversion must know besides the trace.
 #[derive(Clone, Copy, Debug)]
@@ -31,14 +40,16 @@ pub struct Context<'a> {
     pub threads: &'a ThreadNames,
 }
 
-/// The spans of a trace, in its order.
-#[must_use]
-pub fn encode(trace: &Trace, context: &Context<'_>) -> Vec<SpanData> {
+/// The spans of a trace, in its order, with the process each ran in.
+pub fn encode<'a>(
+    trace: &'a Trace,
+    context: &'a Context<'_>,
+) -> impl Iterator<Item = (Pid, SpanData)> + 'a {
     let scope = InstrumentationScope::builder("qprof")
         .with_version(VERSION)
         .with_schema_url(SCHEMA_URL)
         .build();
-    let encode = |span: &Span| SpanData {
+    let encode = move |span: &Span| SpanData {
         span_context: span_context(trace.id, span.id),
         parent_span_id: span.parent.map_or(OtelSpanId::INVALID, span_id),
         parent_span_is_remote: false,
@@ -54,31 +65,41 @@ pub fn encode(trace: &Trace, context: &Context<'_>) -> Vec<SpanData> {
         status: Status::Unset,
         instrumentation_scope: scope.clone(),
     };
-    trace.spans.iter().map(encode).collect()
+    trace.spans.iter().map(move |span| (span.lane.pid(), encode(span)))
 }
 
 /// The OTLP request for some spans, resource attributes in their order; for files.
 #[must_use]
-pub fn request(spans: Vec<SpanData>, resource: &Resource) -> ExportTraceServiceRequest {
+pub fn request(spans: Vec<Outgoing>) -> ExportTraceServiceRequest {
+    let mut groups: Vec<(Arc<Resource>, Vec<SpanData>)> = Vec::new();
+    for Outgoing { resource, span } in spans {
+        match groups.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &resource)) {
+            Some((_, spans)) => spans.push(span),
+            None => groups.push((resource, vec![span])),
+        }
+    }
+    let resource_spans = groups.into_iter().map(|(resource, spans)| of_resource(&resource, spans));
+    ExportTraceServiceRequest { resource_spans: resource_spans.collect() }
+}
+
+fn of_resource(resource: &Resource, spans: Vec<SpanData>) -> ResourceSpans {
     let scope = spans.first().map(|span| (&span.instrumentation_scope, None).into());
     let attribute = |pair: &KeyValue| proto::KeyValue {
         key: pair.key.to_string(),
         value: Some(pair.value.clone().into()),
         ..proto::KeyValue::default()
     };
-    ExportTraceServiceRequest {
-        resource_spans: vec![ResourceSpans {
-            resource: Some(ProtoResource {
-                attributes: resource.attributes().iter().map(attribute).collect(),
-                ..ProtoResource::default()
-            }),
-            scope_spans: vec![ScopeSpans {
-                scope,
-                spans: spans.into_iter().map(Into::into).collect(),
-                schema_url: SCHEMA_URL.to_owned(),
-            }],
+    ResourceSpans {
+        resource: Some(ProtoResource {
+            attributes: resource.attributes().iter().map(attribute).collect(),
+            ..ProtoResource::default()
+        }),
+        scope_spans: vec![ScopeSpans {
+            scope,
+            spans: spans.into_iter().map(Into::into).collect(),
             schema_url: SCHEMA_URL.to_owned(),
         }],
+        schema_url: SCHEMA_URL.to_owned(),
     }
 }
 
@@ -111,12 +132,14 @@ fn attributes(trace: &Trace, span: &Span, context: &Context<'_>) -> Vec<KeyValue
     let probe = span.probe.and_then(|probe| context.rules.probes.get(usize::from(probe.0)));
     let mut list = Attributes(Vec::with_capacity(16));
     if span.root {
-        if !context.rules.system.is_empty() {
-            list.add("db.system.name", context.rules.system.clone());
-        }
         let rule = probe.and_then(|probe| context.rules.spans.get(usize::from(probe.span?)));
-        if let Some(SpanRule { operation: Some(operation), .. }) = rule {
-            list.add("db.operation.name", Arc::clone(operation));
+        if let Some(SpanRule { system, operation, .. }) = rule {
+            if !system.is_empty() {
+                list.add("db.system.name", Arc::clone(system));
+            }
+            if let Some(operation) = operation {
+                list.add("db.operation.name", Arc::clone(operation));
+            }
         }
     }
     if let Some(probe) = probe {

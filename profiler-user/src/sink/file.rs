@@ -5,12 +5,10 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use opentelemetry_sdk::trace::SpanData;
 use thiserror::Error;
 
 use super::batch::ExportStats;
-use super::encode::request;
-use super::resource::Resource;
+use super::encode::{Outgoing, request};
 
 /// The file cannot be written.
 #[derive(Debug, Error)]
@@ -26,9 +24,8 @@ pub struct FileSinkError {
 pub struct FileSink {
     out: Box<dyn Write + Send>,
     name: String,
-    resource: Resource,
     batch: usize,
-    waiting: Vec<SpanData>,
+    waiting: Vec<Outgoing>,
     stats: ExportStats,
     /// A write failed in the middle of a line.
     torn: bool,
@@ -41,22 +38,22 @@ impl FileSink {
     /// # Errors
     ///
     /// If it cannot be created.
-    pub fn create(path: &Path, resource: Resource, batch: usize) -> Result<Self, FileSinkError> {
+    pub fn create(path: &Path, batch: usize) -> Result<Self, FileSinkError> {
         let file =
             File::create(path).map_err(|source| FileSinkError { path: path.to_owned(), source })?;
-        Ok(Self::new(Box::new(file), path.display().to_string(), resource, batch))
+        Ok(Self::new(Box::new(file), path.display().to_string(), batch))
     }
 
     /// Writes to `out`, called `name` in messages. A line has `batch` spans, or a whole trace
     /// where that is more; with `batch` 1 every trace is a line of its own, written at once.
     #[must_use]
-    pub fn new(out: Box<dyn Write + Send>, name: String, resource: Resource, batch: usize) -> Self {
+    pub fn new(out: Box<dyn Write + Send>, name: String, batch: usize) -> Self {
         let (waiting, stats) = (Vec::new(), ExportStats::default());
-        Self { out, name, resource, batch, waiting, stats, torn: false, closed: false }
+        Self { out, name, batch, waiting, stats, torn: false, closed: false }
     }
 
     /// Takes the spans of one trace.
-    pub fn send(&mut self, spans: Vec<SpanData>) {
+    pub fn send(&mut self, spans: Vec<Outgoing>) {
         self.waiting.extend(spans);
         if self.waiting.len() >= self.batch {
             self.flush();
@@ -103,10 +100,10 @@ impl FileSink {
         self.stats
     }
 
-    fn write(&mut self, spans: Vec<SpanData>) -> io::Result<()> {
+    fn write(&mut self, spans: Vec<Outgoing>) -> io::Result<()> {
         // A line in one piece: its reader gets whole ones. A torn one is kept from the next.
         let mut line = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut line, &request(spans, &self.resource))?;
+        serde_json::to_writer(&mut line, &request(spans))?;
         line.push(b'\n');
         self.out.write_all(&line)?;
         self.out.flush()?;

@@ -12,7 +12,7 @@ mod otlp_error;
 mod resource;
 
 pub use batch::ExportStats;
-pub use encode::{Context, encode, request};
+pub use encode::{Context, Outgoing, encode, request};
 pub use file::{FileSink, FileSinkError};
 pub use otlp::{OtlpSink, OtlpStartError};
 pub use otlp_config::{BatchLimits, OtlpConfig, OtlpFlags, Protocol};

@@ -9,14 +9,16 @@ use opentelemetry_otlp::{
     Compression, Protocol as WireProtocol, RetryPolicy, SpanExporter, WithExportConfig,
     WithHttpConfig, WithTonicConfig,
 };
-use opentelemetry_sdk::error::OTelSdkError;
-use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use opentelemetry_sdk::trace::SpanExporter as _;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use thiserror::Error;
 use tokio::runtime::Handle;
+use tokio::sync::Mutex;
 
 use super::SCHEMA_URL;
-use super::batch::{Batcher, Export, ExportStats};
+use super::batch::{Batch, Batcher, Export, ExportStats};
+use super::encode::Outgoing;
 use super::otlp_config::{OtlpConfig, Protocol};
 use super::resource::Resource;
 
@@ -62,24 +64,20 @@ impl OtlpSink {
     /// # Errors
     ///
     /// If certificates cannot be used.
-    pub fn start(
-        config: OtlpConfig,
-        resource: &Resource,
-        handle: &Handle,
-    ) -> Result<Self, OtlpStartError> {
+    pub fn start(config: OtlpConfig, handle: &Handle) -> Result<Self, OtlpStartError> {
         // The gRPC channel wants to know its runtime when it is made.
         let _runtime = handle.enter();
-        let batches = Arc::new(Client::new(&config, resource, false)?);
-        let probes = Arc::new(Client::new(&config, resource, true)?);
-        let export: Export = Box::new(move |batch: Vec<SpanData>| {
-            let client = Arc::clone(if batch.is_empty() { &probes } else { &batches });
+        let batches = Arc::new(Client::new(&config, false)?);
+        let probes = Arc::new(Client::new(&config, true)?);
+        let export: Export = Box::new(move |batch: Option<Batch>| {
+            let client = Arc::clone(if batch.is_some() { &batches } else { &probes });
             Box::pin(async move { client.export(batch).await })
         });
         Ok(Self { batcher: Batcher::start(config.endpoint, config.limits, export, handle) })
     }
 
     /// Takes the spans of one trace. Never blocks; a trace that does not fit is dropped, counted.
-    pub fn send(&self, spans: Vec<SpanData>) {
+    pub fn send(&self, spans: Vec<Outgoing>) {
         self.batcher.send(spans);
     }
 
@@ -96,17 +94,39 @@ impl OtlpSink {
 }
 
 struct Client {
-    exporter: SpanExporter,
+    exporter: Mutex<Exporter>,
     /// For HTTP: the client below the exporter, and where it goes.
     http: Option<(reqwest::Client, String)>,
 }
 
+struct Exporter {
+    exporter: SpanExporter,
+    /// The resource it was told last.
+    resource: Option<Arc<Resource>>,
+}
+
+impl Exporter {
+    async fn export(&mut self, batch: Option<Batch>) -> OTelSdkResult {
+        let Some(Batch { resource, spans }) = batch else {
+            return self.exporter.export(Vec::new()).await;
+        };
+        if !self.resource.as_ref().is_some_and(|known| Arc::ptr_eq(known, &resource)) {
+            let told = opentelemetry_sdk::Resource::builder_empty()
+                .with_schema_url(resource.attributes().iter().cloned(), SCHEMA_URL)
+                .build();
+            self.exporter.set_resource(&told);
+            self.resource = Some(resource);
+        }
+        self.exporter.export(spans).await
+    }
+}
+
 impl Client {
     /// One for probing neither retries nor waits long.
-    fn new(config: &OtlpConfig, resource: &Resource, probe: bool) -> Result<Self, OtlpStartError> {
+    fn new(config: &OtlpConfig, probe: bool) -> Result<Self, OtlpStartError> {
         let timeout = if probe { config.timeout.min(PROBE_TIMEOUT) } else { config.timeout };
         let retry = if probe { RetryPolicy::disabled() } else { RetryPolicy::recommended() };
-        let (mut exporter, http) = match config.protocol {
+        let (exporter, http) = match config.protocol {
             Protocol::Grpc => (grpc(config, timeout, retry)?, None),
             Protocol::HttpProtobuf => {
                 let client = http_client(config, timeout)?;
@@ -114,15 +134,12 @@ impl Client {
                 (exporter, Some((client, config.endpoint.clone())))
             }
         };
-        let resource = opentelemetry_sdk::Resource::builder_empty()
-            .with_schema_url(resource.attributes().iter().cloned(), SCHEMA_URL)
-            .build();
-        exporter.set_resource(&resource);
+        let exporter = Mutex::new(Exporter { exporter, resource: None });
         Ok(Self { exporter, http })
     }
 
-    async fn export(&self, batch: Vec<SpanData>) -> Result<(), String> {
-        let Err(error) = self.exporter.export(batch).await else { return Ok(()) };
+    async fn export(&self, batch: Option<Batch>) -> Result<(), String> {
+        let Err(error) = self.exporter.lock().await.export(batch).await else { return Ok(()) };
         let text = readable(error);
         // The exporter keeps the cause of a network error to itself; the client below does not.
         if let Some((client, url)) = self.http.as_ref().filter(|_| text.contains("network error"))

@@ -50,8 +50,8 @@ pub enum ResourceError {
     Encoding(String),
 }
 
-/// The attributes every trace of a run shares, in a fixed order.
-#[derive(Clone, Debug, PartialEq)]
+/// The attributes all spans of a process share, in a fixed order.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Resource {
     attributes: Vec<KeyValue>,
 }

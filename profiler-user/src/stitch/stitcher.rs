@@ -7,7 +7,7 @@ use rustc_hash::FxHashMap;
 
 use crate::model::{
     Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr, Rules,
-    Tid, Trace, TraceEnd, Words,
+    Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::build;
@@ -84,12 +84,29 @@ impl Stitcher {
         Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
     }
 
+    /// Knows more probes, spans and hand-offs from now on. Those known keep their places: `rules`
+    /// begin with what they were.
+    pub fn grow(&mut self, rules: Rules) {
+        self.core.sides = Sides::of(&rules.handoffs, rules.probes.len());
+        self.core.rules = rules;
+    }
+
+    /// The rules it stitches by.
+    #[must_use]
+    pub const fn rules(&self) -> &Rules {
+        &self.core.rules
+    }
+
     /// Takes the next event, in ring order.
     pub fn push(&mut self, event: &Event) {
         self.core.stats.events += 1;
-        if let EventBody::ProcessEnd = event.body {
-            self.end_process(event.lane.pid(), event.time);
-            return;
+        match event.body {
+            EventBody::ProcessEnd | EventBody::Exec => {
+                self.end_process(event.lane.pid(), event.time);
+                return;
+            }
+            EventBody::Fork { .. } => return,
+            EventBody::Enter { .. } | EventBody::Ret { .. } | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
             self.core.stats.lanes_full += 1;
@@ -111,7 +128,7 @@ impl Stitcher {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
                 self.lanes.remove(&event.lane);
             }
-            EventBody::ProcessEnd => {}
+            EventBody::ProcessEnd | EventBody::Exec | EventBody::Fork { .. } => {}
         }
     }
 
@@ -240,8 +257,13 @@ impl Core {
     }
 
     fn enter(&mut self, lane: &mut LaneState, call: &Call) {
+        let probe = self.rules.probes.get(call.probe.index());
+        let watches = probe.map_or(Watches::Calls, |probe| probe.watches);
+        if watches == Watches::Loading {
+            return;
+        }
         self.go_to(lane, call.slot, call.time);
-        if self.rules.probes.get(call.probe.index()).is_some_and(|probe| probe.witness) {
+        if watches == Watches::Unwinding {
             // Made where an exception has landed, in the slot of the call that it has left.
             while let Some(gone) = lane.pop_below(call.slot, true) {
                 let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };

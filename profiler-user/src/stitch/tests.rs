@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Event, EventBody, FrameAddr, HandoffRule, Lane, MonoNs, OrphanPolicy, Pid, ProbeId, ReturnAddr,
-    Span, SpanId, Tid, Trace, TraceEnd, Words,
+    Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::generator::{
@@ -271,7 +271,7 @@ fn the_end_of_a_thread_or_process_ends_its_calls() {
 #[test]
 fn a_witness_ends_what_an_exception_has_left() {
     let witness = |rules: &mut crate::model::Rules| {
-        rules.probes[usize::from(TOUCH)].witness = true;
+        rules.probes[usize::from(TOUCH)].watches = Watches::Unwinding;
     };
     let mut lab = Lab::with(Limits::default(), witness);
     lab.enter(1, ROOT, 900, &[]).enter(1, A, 800, &[]).enter(1, B, 700, &[]);

@@ -71,6 +71,8 @@ pub(super) struct Elf {
     file: PathBuf,
     bytes: Bytes,
     len: u64,
+    /// Where the program begins.
+    entry: u64,
     pub(super) sections: Vec<Section>,
     segments: Vec<Segment>,
     notes: Vec<Segment>,
@@ -109,6 +111,7 @@ impl Elf {
             file: shown.into(),
             bytes,
             len,
+            entry: 0,
             sections: Vec::new(),
             segments: Vec::new(),
             notes: Vec::new(),
@@ -135,6 +138,8 @@ impl Elf {
             let machine = header.e_machine.get(LE);
             return Err(self.broken(format!("a program for ELF machine {machine:?}, not x86-64")));
         }
+
+        self.entry = header.e_entry.get(LE);
 
         let segments = self.table::<ProgramHeader64<LE>>(
             header.e_phoff.get(LE),
@@ -340,6 +345,27 @@ impl Elf {
 #[must_use]
 pub fn build_id(path: &Path) -> Option<BuildId> {
     Elf::open(path, path).ok()?.build_id()
+}
+
+/// Where a program begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPoint {
+    /// In the file.
+    pub offset: FileOffset,
+    /// The first bytes there: more than any instruction has, unless the file ends before.
+    pub bytes: Vec<u8>,
+}
+
+/// The first instruction of a program; `shown` is its name in messages.
+///
+/// # Errors
+/// [`SymbolError`] if it is no ELF file, or does not begin in its code.
+pub fn entry_point(path: &Path, shown: &Path) -> Result<EntryPoint, SymbolError> {
+    let elf = Elf::open(path, shown)?;
+    let begins = elf.broken(format!("it begins at {:#x}, where there is no code", elf.entry));
+    let offset = elf.offset(elf.entry).ok_or(begins)?;
+    let size = elf.len.saturating_sub(offset).min(16);
+    Ok(EntryPoint { offset: FileOffset(offset), bytes: elf.read(offset, size)? })
 }
 
 /// The string at an offset of a string table, up to its NUL or the table's end.

@@ -53,3 +53,11 @@ pub enum SymbolError {
         nothing: Nothing,
     },
 }
+
+impl SymbolError {
+    /// Whether the file is not there any more: that of a process that has ended, for one.
+    pub(super) fn is_gone(&self) -> bool {
+        let Self::Io { source, .. } = self else { return false };
+        matches!(source.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+    }
+}

@@ -24,7 +24,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use elf::build_id;
+pub use elf::{EntryPoint, build_id, entry_point};
 pub use error::SymbolError;
 pub use function::{CodePart, Found, Function, Nothing};
+pub use pattern::glob;
 pub use set::SymbolSet;

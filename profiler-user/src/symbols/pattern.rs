@@ -7,7 +7,8 @@ use super::rust_name;
 
 /// `*` stands for anything (also nothing, `::` and spaces), `?` for one byte, all else for itself:
 /// brackets and braces are common in names.
-pub(super) fn glob(pattern: &str, text: &str) -> bool {
+#[must_use]
+pub fn glob(pattern: &str, text: &str) -> bool {
     let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
     let (mut p, mut t) = (0, 0);
     // Where to go on if what follows the last star does not fit here.

@@ -23,6 +23,8 @@ pub struct SymbolSet {
     /// Where debug files are looked for.
     root: PathBuf,
     objects: Vec<Object>,
+    /// The first object is the executable.
+    whole: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +67,13 @@ impl SymbolSet {
             open_path: object.open_path.clone(),
             loaded: OnceLock::new(),
         });
-        Self { root: target.root(), objects: objects.collect() }
+        Self { root: target.root(), objects: objects.collect(), whole: true }
+    }
+
+    /// The symbols of what was loaded into a target later; the executable is not among it.
+    #[must_use]
+    pub fn of_additions(target: &Target) -> Self {
+        Self { whole: false, ..Self::new(target) }
     }
 
     /// The symbols of a file, as [`ObjectId`] 0. Nothing is read yet.
@@ -73,7 +81,7 @@ impl SymbolSet {
     pub fn of_file(path: &Path) -> Self {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
         let object = Object { path: absolute, open_path: path.into(), loaded: OnceLock::new() };
-        Self { root: "/".into(), objects: vec![object] }
+        Self { root: "/".into(), objects: vec![object], whole: true }
     }
 
     /// The path of an object, as the target sees it.
@@ -100,10 +108,10 @@ impl SymbolSet {
                 let named = all.iter().copied().filter(|&id| self.is_named(id, pattern));
                 (named.collect(), Vec::new())
             }
-            (None, Some((exe, others))) => (vec![*exe], others.to_vec()),
-            (None, None) => (Vec::new(), Vec::new()),
+            (None, Some((exe, others))) if self.whole => (vec![*exe], others.to_vec()),
+            (None, _) => (Vec::new(), all),
         };
-        if first.is_empty() {
+        if first.is_empty() && then.is_empty() {
             let names = self.objects.iter().map(Object::file_name).collect();
             return Ok(nothing(Nothing::NoObject(names)));
         }
@@ -120,7 +128,7 @@ impl SymbolSet {
             for id in then {
                 match self.load(id) {
                     Ok(loaded) => others.push((id, loaded)),
-                    Err(error) => tracing::warn!(%error, "not searched"),
+                    Err(error) => not_searched(&error),
                 }
             }
             hits = self::hits(&others, &wanted);
@@ -156,7 +164,7 @@ impl SymbolSet {
         for id in (0..self.objects.len() as u16).map(ObjectId) {
             match self.load(id) {
                 Ok(loaded) => searched.push((id, loaded)),
-                Err(error) => tracing::warn!(%error, "not searched"),
+                Err(error) => not_searched(&error),
             }
         }
         let found = hits(&searched, &Wanted::new(select));
@@ -250,6 +258,15 @@ impl SymbolSet {
             return Nothing::Stripped(stripped);
         }
         Nothing::NoName(near)
+    }
+}
+
+/// That an object is passed over; of a process that has ended that goes without saying.
+fn not_searched(error: &SymbolError) {
+    if error.is_gone() {
+        tracing::debug!(%error, "not searched");
+    } else {
+        tracing::warn!(%error, "not searched");
     }
 }
 

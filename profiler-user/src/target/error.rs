@@ -72,6 +72,11 @@ pub enum TargetError {
 }
 
 impl TargetError {
+    /// Nobody was asked for.
+    pub(crate) const fn none() -> Self {
+        Self::NoSuchProcess(Pid(0))
+    }
+
     /// The meaning of a failure to read `file` of a process that was there a moment ago.
     pub(super) fn reading(pid: Pid, file: &Path, source: io::Error) -> Self {
         match source.raw_os_error() {

@@ -1,6 +1,7 @@
 //! The process being profiled and the ELF objects mapped into it: the only reader of `/proc`.
 
 mod error;
+mod find;
 mod maps;
 mod object;
 mod open;
@@ -8,6 +9,8 @@ pub mod process;
 mod watch;
 
 pub use error::TargetError;
-pub use object::{BuildId, MappedObject, ObjectId, Target};
+pub use find::{Running, descendants, read as read_running, running};
+pub use object::{BuildId, Inode, MappedObject, ObjectId, Target};
+pub use open::mapped_inodes;
 pub use process::{ProcessFacts, thread_name};
 pub use watch::ExitWatch;

@@ -12,6 +12,9 @@ use crate::model::Pid;
 #[serde(transparent)]
 pub struct ObjectId(pub u16);
 
+/// A file, by device and inode.
+pub type Inode = (u64, u64);
+
 /// A GNU build id (`.note.gnu.build-id`).
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -37,8 +40,8 @@ pub struct MappedObject {
     /// A path at which we can open the very inode that is mapped (`/proc/PID/map_files/…`, or
     /// below `/proc/PID/root`), also if it was deleted or lies in another mount namespace.
     pub open_path: PathBuf,
-    /// Device and inode of the mapped file.
-    pub inode: (u64, u64),
+    /// The mapped file.
+    pub inode: Inode,
 }
 
 impl MappedObject {

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use super::maps::{self, Mapping};
 use super::process::{self, State};
-use super::{ExitWatch, MappedObject, Target, TargetError};
+use super::{ExitWatch, Inode, MappedObject, Target, TargetError};
 use crate::model::{Pid, Tid};
 
 impl Target {
@@ -94,6 +94,20 @@ impl Target {
     pub fn watch(&self) -> Result<ExitWatch, TargetError> {
         ExitWatch::new(self.pid)
     }
+}
+
+/// The files mapped executable into a process, each once: cheaper than [`Target::open`], to see
+/// whether something is new.
+///
+/// # Errors
+/// [`TargetError`] if the process is gone or may not be read.
+pub fn mapped_inodes(pid: Pid) -> Result<Vec<Inode>, TargetError> {
+    let maps = process::file(pid, "maps");
+    let text = fs::read(&maps).map_err(|e| TargetError::reading(pid, &maps, e))?;
+    let mut inodes: Vec<Inode> = maps::executable(&text).map(|mapping| mapping.inode).collect();
+    inodes.sort_unstable();
+    inodes.dedup();
+    Ok(inodes)
 }
 
 /// If the number is a thread's: the error that says so.

@@ -76,6 +76,12 @@ pub fn thread_name(pid: Pid, tid: Tid) -> Option<String> {
     Some(String::from_utf8_lossy(comm.trim_ascii_end()).into_owned())
 }
 
+/// The executable of a process, for opening.
+#[must_use]
+pub fn exe(pid: Pid) -> PathBuf {
+    file(pid, "exe")
+}
+
 /// A file of a process.
 pub(super) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
@@ -161,7 +167,7 @@ fn owner(status: &str) -> Option<String> {
     Some(name.unwrap_or_else(|| uid.to_owned()))
 }
 
-fn command_args(bytes: &[u8]) -> Vec<String> {
+pub(super) fn command_args(bytes: &[u8]) -> Vec<String> {
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(bytes);
     if bytes.is_empty() {
         return Vec::new();

@@ -27,6 +27,7 @@ fn span(name: &str) -> SpanDecl {
         selector: select(name),
         root: false,
         stage: None,
+        system: "sys".into(),
         operation: None,
         required: false,
         line: 7,
@@ -140,7 +141,7 @@ fn a_function_is_one_probe_however_many_copies_it_has() {
     assert!(has_note(probe, "the copy at 0x3000 is not probed: no instruction at its start"));
     let [rule] = plan.rules.probes.as_slice() else { panic!("{:?}", plan.rules) };
     assert_eq!((&*rule.function, &*rule.object, rule.span), ("f", "server", Some(0)));
-    assert_eq!((&*plan.rules.map, &*plan.rules.system), ("test", "sys"));
+    assert_eq!((&*plan.rules.map, &*plan.rules.spans[0].system), ("test", "sys"));
     assert_eq!(plan.rules.orphans, OrphanPolicy::Keep);
 }
 

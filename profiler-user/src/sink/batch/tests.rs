@@ -3,7 +3,7 @@ use std::sync::atomic::AtomicUsize;
 use super::*;
 use crate::analysis::testing::{span, trace};
 use crate::model::{ClockOffset, Rules, ThreadNames};
-use crate::sink::{Context, encode};
+use crate::sink::{Context, ResourceFacts, encode};
 
 /// What the fake endpoint does, and what it was sent.
 #[derive(Default)]
@@ -27,17 +27,17 @@ impl Endpoint {
                 if this.away.load(Ordering::Relaxed) {
                     return Err("nobody there".to_owned());
                 }
-                if batch.is_empty() {
+                let Some(batch) = batch else {
                     this.probes.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
-                }
+                };
                 if this.hangs.load(Ordering::Relaxed) {
                     std::future::pending::<()>().await;
                 }
                 if this.refuses.load(Ordering::Relaxed) {
                     return Err("no thanks".to_owned());
                 }
-                locked(&this.batches).push(batch.len());
+                locked(&this.batches).push(batch.spans.len());
                 Ok(())
             })
         })
@@ -57,10 +57,34 @@ fn limits() -> BatchLimits {
     }
 }
 
-fn spans(count: u64) -> Vec<SpanData> {
+fn spans(count: u64) -> Vec<Outgoing> {
+    of(&ONE, count)
+}
+
+fn resource() -> Arc<Resource> {
+    Arc::new(Resource::build(&ResourceFacts::default(), None, |_| None).unwrap())
+}
+
+static ONE: std::sync::LazyLock<Arc<Resource>> = std::sync::LazyLock::new(resource);
+
+fn of(resource: &Arc<Resource>, count: u64) -> Vec<Outgoing> {
     let (rules, threads) = (Rules::default(), ThreadNames::default());
     let context = Context { rules: &rules, clock: ClockOffset(0), threads: &threads };
-    encode(&trace((1..=count).map(|id| span(id, 0, "s", 0, 1)).collect()), &context)
+    let trace = trace((1..=count).map(|id| span(id, 0, "s", 0, 1)).collect());
+    let spans = encode(&trace, &context);
+    spans.map(|(_, span)| Outgoing { resource: Arc::clone(resource), span }).collect()
+}
+
+#[test]
+fn a_batch_is_of_one_process_and_the_others_keep_their_order() {
+    let (a, b) = (resource(), resource());
+    let mut queue: VecDeque<Outgoing> =
+        [of(&a, 2), of(&b, 3), of(&a, 2)].into_iter().flatten().collect();
+    let mut taken = Vec::new();
+    while let Some(batch) = take(&mut queue, 3) {
+        taken.push((Arc::ptr_eq(&batch.resource, &a), batch.spans.len()));
+    }
+    assert_eq!(taken, [(true, 3), (false, 3), (true, 1)]);
 }
 
 async fn until(condition: impl Fn() -> bool) {

@@ -1,22 +1,22 @@
 use super::*;
 use crate::analysis::testing::{span, trace};
-use crate::model::{Evidence, ExitKind, Folded, ProbeId, ProbeRule, Tid};
+use crate::model::{Evidence, ExitKind, Folded, ProbeId, ProbeRule, Tid, Watches};
 use crate::sink::ResourceFacts;
 
 fn rules() -> Rules {
     Rules {
-        system: "milvus".to_owned(),
         spans: vec![SpanRule {
             name: "search_request".into(),
             stage: Some("search".into()),
             root: true,
+            system: "milvus".into(),
             operation: Some("search".into()),
         }],
         probes: vec![ProbeRule {
             function: "milvus::local::MilvusServiceImpl::Search".into(),
             object: "milvus".into(),
             span: Some(0),
-            witness: false,
+            watches: Watches::Calls,
             source: None,
         }],
         ..Rules::default()
@@ -43,7 +43,8 @@ fn query() -> Trace {
 fn encoded(trace: &Trace) -> Vec<SpanData> {
     let (rules, mut threads) = (rules(), ThreadNames::default());
     threads.insert(Tid(4713), "MILVUS_FUTURE_C".into());
-    encode(trace, &Context { rules: &rules, clock: ClockOffset(1_000_000), threads: &threads })
+    let context = Context { rules: &rules, clock: ClockOffset(1_000_000), threads: &threads };
+    encode(trace, &context).map(|(_, span)| span).collect()
 }
 
 fn attributes_of(span: &SpanData) -> Vec<String> {
@@ -106,8 +107,12 @@ fn an_orphan_is_internal_and_an_incomplete_trace_says_so() {
 #[test]
 fn the_request_as_json() {
     let facts = ResourceFacts { service_name: "milvus".to_owned(), ..ResourceFacts::default() };
-    let resource = Resource::build(&facts, None, |_| None).unwrap();
-    let json = serde_json::to_value(request(encoded(&query()), &resource)).unwrap();
+    let resource = Arc::new(Resource::build(&facts, None, |_| None).unwrap());
+    let outgoing = encoded(&query())
+        .into_iter()
+        .map(|span| Outgoing { resource: Arc::clone(&resource), span })
+        .collect();
+    let json = serde_json::to_value(request(outgoing)).unwrap();
     let group = &json["resourceSpans"][0];
     assert_eq!(group["schemaUrl"], SCHEMA_URL);
     assert_eq!(group["resource"]["attributes"][0]["key"], "service.name");

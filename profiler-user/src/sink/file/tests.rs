@@ -1,18 +1,19 @@
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use super::*;
 use crate::analysis::testing::{span, trace};
 use crate::model::{ClockOffset, Rules, ThreadNames};
-use crate::sink::{Context, ResourceFacts, encode};
+use crate::sink::{Context, Resource, ResourceFacts, encode};
 
-fn resource() -> Resource {
-    Resource::build(&ResourceFacts::default(), None, |_| None).unwrap()
-}
-
-fn spans() -> Vec<SpanData> {
+fn spans() -> Vec<Outgoing> {
+    static RESOURCE: LazyLock<Arc<Resource>> = LazyLock::new(|| {
+        Arc::new(Resource::build(&ResourceFacts::default(), None, |_| None).unwrap())
+    });
     let (rules, threads) = (Rules::default(), ThreadNames::default());
     let context = Context { rules: &rules, clock: ClockOffset(0), threads: &threads };
-    encode(&trace(vec![span(1, 0, "a", 1, 9), span(2, 1, "b", 2, 3)]), &context)
+    let trace = trace(vec![span(1, 0, "a", 1, 9), span(2, 1, "b", 2, 3)]);
+    let spans = encode(&trace, &context);
+    spans.map(|(_, span)| Outgoing { resource: Arc::clone(&RESOURCE), span }).collect()
 }
 
 /// Takes `room` bytes, then fails like a full disk; more room can be made.
@@ -36,7 +37,7 @@ impl Write for Disk {
 fn a_line_a_batch() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("out.jsonl");
-    let mut sink = FileSink::create(&path, resource(), 4).unwrap();
+    let mut sink = FileSink::create(&path, 4).unwrap();
     for _ in 0..5 {
         sink.send(spans());
     }
@@ -55,7 +56,7 @@ fn a_line_a_batch() {
 
 #[test]
 fn a_file_that_cannot_be_made() {
-    let Err(error) = FileSink::create(Path::new("/no/such/dir/x"), resource(), 1) else {
+    let Err(error) = FileSink::create(Path::new("/no/such/dir/x"), 1) else {
         panic!("a file in a directory that does not exist");
     };
     assert!(error.to_string().starts_with("cannot write `/no/such/dir/x` ("), "{error}");
@@ -65,7 +66,7 @@ fn a_file_that_cannot_be_made() {
 fn a_full_disk_is_counted_and_later_lines_are_whole() {
     let disk = Disk::default();
     disk.0.lock().unwrap().1 = 100;
-    let mut sink = FileSink::new(Box::new(disk.clone()), "disk".to_owned(), resource(), 1);
+    let mut sink = FileSink::new(Box::new(disk.clone()), "disk".to_owned(), 1);
     sink.send(spans());
     sink.send(spans());
     assert_eq!((sink.stats().sent, sink.stats().failed), (0, 4));

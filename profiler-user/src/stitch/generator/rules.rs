@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::model::{
     HandoffEnd, HandoffRule, Moment, OrphanPolicy, ProbeRule, Rules, Scope, SpanRule, Takes,
+    Watches,
 };
 
 pub(in crate::stitch) const ROOT: u16 = 0;
@@ -25,7 +26,7 @@ pub(in crate::stitch) fn rules() -> Rules {
         function: Arc::from(*name),
         object: Arc::from("server"),
         span: spans.iter().position(|other| other == name).map(|at| at as u16),
-        witness: false,
+        watches: Watches::Calls,
         source: None,
     };
     let end = |probes: &[(u16, u8)]| HandoffEnd {
@@ -47,6 +48,7 @@ pub(in crate::stitch) fn rules() -> Rules {
                 name: Arc::from(*name),
                 stage: None,
                 root: *name == "root",
+                system: Arc::from(""),
                 operation: None,
             })
             .collect(),

@@ -1,0 +1,29 @@
+//! A target becomes another program.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::programs::RawTracePointContext;
+use profiler_common::{EventKind, EventRecord, MAX_WORDS};
+
+use crate::hit::{is_target, now, thread_header};
+use crate::{emit, entry, lane};
+
+/// `sched_process_exec(task, old_pid, bprm)`: on the one thread that is left, which has taken over
+/// the process's number; `old_pid` is the number it had before.
+#[inline(always)]
+pub(crate) fn run(ctx: &RawTracePointContext) {
+    let time = now();
+    let thread = bpf_get_current_pid_tgid();
+    if !is_target(thread) {
+        return;
+    }
+    let old_tid: u32 = ctx.arg(1);
+    if old_tid != thread as u32 {
+        // That number is no thread's any more, and no end of it will be seen.
+        let _ = lane::end(thread & !u64::from(u32::MAX) | u64::from(old_tid));
+    }
+    let mut header = thread_header(time, thread, EventKind::Exec);
+    // Under its own number it may have had no event, and then has no lane.
+    header.sequence = lane::end(thread).unwrap_or(0);
+    emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
+    entry::stop_if_held((thread >> 32) as u32);
+}

@@ -1,0 +1,37 @@
+//! A target makes a child process: it becomes a target before its first instruction.
+
+use aya_ebpf::bindings::BPF_ANY;
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use aya_ebpf::programs::RawTracePointContext;
+use profiler_common::target_state::OBSERVED;
+use profiler_common::{Counter, EventKind, EventRecord, MAX_WORDS};
+
+use crate::hit::{is_target, now, thread_header};
+use crate::maps::TARGETS;
+use crate::task::Task;
+use crate::{count, emit};
+
+/// `sched_process_fork(parent, child)`: on the thread that forks, before the child may run. A new
+/// thread comes this way too, and is of its parent's process.
+#[inline(always)]
+pub(crate) fn run(ctx: &RawTracePointContext) {
+    let time = now();
+    let thread = bpf_get_current_pid_tgid();
+    if !is_target(thread) {
+        return;
+    }
+    let parent = (thread >> 32) as u32;
+    let Some(child) = Task::new(ctx.arg(1)).process() else { return };
+    if child == parent {
+        return;
+    }
+    if TARGETS.insert(&child, &OBSERVED, u64::from(BPF_ANY)).is_err() {
+        count::count(Counter::TargetTableFull);
+        return;
+    }
+    let mut record =
+        EventRecord { header: thread_header(time, thread, EventKind::Fork), words: [0; MAX_WORDS] };
+    record.header.words = 1;
+    record.words[0] = u64::from(child);
+    emit::send(&record, None);
+}

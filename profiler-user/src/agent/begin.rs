@@ -1,0 +1,173 @@
+//! How a run begins: from what the user asks for to what is attached.
+
+use std::time::{Duration, Instant};
+
+use super::aim::{RunAim, Successor, Whom};
+use super::command::Started;
+use super::live::{Live, LiveError, LiveOptions};
+use super::prepare::{PrepareError, Prepared, prepare_target};
+use super::resources::Resources;
+use super::{RunSettings, clock};
+use crate::attach::Targets;
+use crate::config::{self, SymbolMap};
+use crate::model::Pid;
+use crate::recording::{Header, Writer};
+use crate::target::{Target, TargetError};
+
+/// How many functions that are not probed are named when attaching.
+const TOLD: usize = 10;
+/// How often a program that has ended is looked for.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A run that has begun.
+pub(super) struct Begun {
+    pub(super) live: Live,
+    /// The first target.
+    pub(super) target: Target,
+    /// The program that was started, still held.
+    pub(super) command: Option<Started>,
+    /// How long it took to read symbols and to plan.
+    pub(super) planning: Duration,
+}
+
+/// Attaches to what the user asks for.
+pub(super) fn begin(
+    settings: &RunSettings,
+    map: Option<SymbolMap>,
+    resources: &mut Resources,
+) -> anyhow::Result<Begun> {
+    let RunSettings { aim, attach, record, out, .. } = settings;
+    let options = LiveOptions { attach: *attach, grace: out.grace };
+    let load = |map, targets| Live::load(targets, map, aim.max_functions, &options);
+    let recorder = |live: &mut Live, target: &Target, service: &str| -> anyhow::Result<()> {
+        if let Some(path) = record {
+            live.record(Writer::create(path, &header(target, service))?);
+        }
+        Ok(())
+    };
+    if let Whom::Command(words) = &aim.whom {
+        let service = map.as_ref().map_or("unknown", |map| map.system.as_str()).to_owned();
+        let targets = if aim.children { Targets::Tree } else { Targets::Several };
+        let mut live = load(map, targets)?;
+        let (command, target) = Started::hold(words, &mut live)?;
+        resources.fall_back_on(&service);
+        recorder(&mut live, &target, &service)?;
+        live.follow(&target)?;
+        // Whatever it becomes further on is held too.
+        live.attached().hold(target.pid).map_err(LiveError::Attach)?;
+        live.look_now(target.pid)?;
+        if live.fleet().rules().spans.is_empty() {
+            tracing::warn!("nothing that a map knows is loaded yet: waiting for it");
+        }
+        return Ok(Begun { live, target, command: Some(command), planning: Duration::ZERO });
+    }
+    let prepared = prepare_all(aim, map.as_ref(), &aim.processes()?)?;
+    let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
+    let (target, service) = (first.target.clone(), first.map.system.clone());
+    let targets = match prepared.as_slice() {
+        _ if aim.children => Targets::Tree,
+        [_] if !aim.follow => Targets::One(target.pid),
+        _ => Targets::Several,
+    };
+    let mut live = load(Some(first.map.clone()), targets)?;
+    resources.fall_back_on(&service);
+    recorder(&mut live, &target, &service)?;
+    let mut planning = Duration::ZERO;
+    for (prepared, satisfied) in prepared {
+        planning += prepared.took;
+        tell_skipped(&prepared);
+        live.add(prepared, satisfied)?;
+    }
+    for refused in live.refused() {
+        tracing::warn!("the kernel refused a site of {}: {}", refused.function, refused.why);
+    }
+    Ok(Begun { live, target, command: None, planning })
+}
+
+/// Plans for each process, all by one map: what is named, or what fits each of them together.
+fn prepare_all(
+    aim: &RunAim,
+    map: Option<&SymbolMap>,
+    pids: &[Pid],
+) -> Result<Vec<(Prepared, Vec<bool>)>, PrepareError> {
+    let prepare = |pid: Pid, map: Option<SymbolMap>| {
+        prepare_target(Target::open(pid)?, map, aim.max_functions, Instant::now())
+    };
+    let prepared: Vec<_> =
+        pids.iter().map(|pid| prepare(*pid, map.cloned())).collect::<Result<_, _>>()?;
+    let mut maps: Vec<SymbolMap> = Vec::new();
+    for (prepared, _) in &prepared {
+        if !maps.iter().any(|map| map.name == prepared.map.name) {
+            maps.push(prepared.map.clone());
+        }
+    }
+    if maps.len() < 2 {
+        return Ok(prepared);
+    }
+    // What one map requires the other's process has not.
+    let mut merged = config::merge(maps)?;
+    merged.spans.iter_mut().for_each(|span| span.required = false);
+    pids.iter().map(|pid| prepare(*pid, Some(merged.clone()))).collect()
+}
+
+fn tell_skipped(prepared: &Prepared) {
+    let skipped = &prepared.plan.skipped;
+    for skipped in skipped.iter().take(TOLD) {
+        tracing::warn!("not probed: {} ({}): {}", skipped.wanted_by, skipped.what, skipped.why);
+    }
+    if let Some(more) = skipped.len().checked_sub(TOLD).filter(|more| *more > 0) {
+        tracing::warn!("{more} more are not probed: `qprof check` names them");
+    }
+}
+
+fn header(target: &Target, service: &str) -> Header {
+    Header {
+        qprof: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: target.pid,
+        name: target.name.clone(),
+        service: service.to_owned(),
+        clock: clock::offset(),
+        kernel: crate::attach::kernel_release(),
+    }
+}
+
+/// Waits for a program to run again.
+pub(super) struct Follow {
+    successor: Successor,
+    looked: Instant,
+    waiting: bool,
+}
+
+impl Follow {
+    pub(super) fn new(target: &Target) -> Option<Self> {
+        let successor = Successor::of(target.pid)?;
+        Some(Self { successor, looked: Instant::now(), waiting: false })
+    }
+
+    /// Looks for it, now and then; attaches to it once it is there.
+    pub(super) fn look(&mut self, live: &mut Live) -> Result<(), LiveError> {
+        if !self.waiting {
+            self.waiting = true;
+            tracing::warn!("the target has ended: waiting until it runs again (--follow)");
+        }
+        if self.looked.elapsed() < LOOK {
+            return Ok(());
+        }
+        self.looked = Instant::now();
+        let Some(pid) = self.successor.find() else { return Ok(()) };
+        let followed = Target::open(pid).map_err(LiveError::from).and_then(|target| {
+            live.follow(&target)?;
+            Ok(())
+        });
+        match followed {
+            Ok(()) => {
+                self.waiting = false;
+                tracing::warn!("it runs again as process {pid}");
+                Ok(())
+            }
+            // It has ended again, or is not there yet.
+            Err(LiveError::Target(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Silent probes: functions of the runtime, probed besides what the map names, that make no span.
+//!
+//! **Witnesses** see a stack unwound. A call left by an exception has no `ret`. Until the next call
+//! at a higher address it would look open, and calls made meanwhile deeper on the stack would look
+//! like its children. The runtime itself tells when an exception lands: `__cxa_begin_catch` (Itanium
+//! C++ ABI: Exception Handling, section 2.5.3) and the `cleanup` of Rust's `std::panicking` (never
+//! inlined) are called from the landing pad, with the stack pointer of the frame that catches. All
+//! calls whose return slots are not above theirs are gone.
+//!
+//! **The dynamic loader** calls the empty function `_dl_debug_state` before and after it maps or
+//! unmaps objects, for debuggers (`r_brk` in glibc's `elf/dl-debug.c`; musl's `ldso/dynlink.c` has
+//! it under the same name).
+
+use std::sync::Arc;
+
+use profiler_common::{CaptureProgram, MAX_PROBES, ProbeId, Role};
+
+use super::analyse::{Disassembler, SiteSpec, analyse, analyse_leaves};
+use super::assemble::site;
+use super::enter::Needs;
+use super::{PlannedProbe, ProbePlan};
+use crate::config::Select;
+use crate::model::{ProbeRule, Watches};
+use crate::symbols::Function;
+use crate::target::Target;
+
+/// The functions by name, in whichever objects have a copy, and what their calls tell.
+#[must_use]
+pub fn silent() -> [(Watches, Select); 3] {
+    [
+        (Watches::Unwinding, Select::Linkage("__cxa_begin_catch".to_owned())),
+        (Watches::Unwinding, Select::Function("std::panicking::*::cleanup".to_owned())),
+        (Watches::Loading, Select::Linkage("_dl_debug_state".to_owned())),
+    ]
+}
+
+/// Adds silent probes to a plan. A function that the map probes itself, or that cannot be probed,
+/// is left out.
+pub fn add_silent<'a>(
+    plan: &mut ProbePlan,
+    target: &Target,
+    watches: Watches,
+    functions: impl IntoIterator<Item = &'a Function>,
+) {
+    let note = match watches {
+        Watches::Loading => "loader: tells when objects are mapped or unmapped",
+        _ => "witness: calls left by an exception end when it lands here",
+    };
+    let mut disassembler = Disassembler::new();
+    for function in functions {
+        let taken = plan
+            .probes
+            .iter()
+            .any(|probe| probe.object == function.object && probe.function == function.name);
+        let Some(spec) = first_site(function).filter(|_| !taken) else { continue };
+        let Ok(id) = u16::try_from(plan.probes.len()) else { return };
+        if u32::from(id) >= MAX_PROBES {
+            return;
+        }
+        let instruction = disassembler.text(&spec.insn);
+        plan.probes.push(PlannedProbe {
+            id: ProbeId(id),
+            function: Arc::clone(&function.name),
+            object: function.object,
+            span: None,
+            copies: 1,
+            sites: vec![site(function.object, Role::Enter, &spec, 0, instruction)],
+            at_enter: CaptureProgram::default(),
+            at_ret: CaptureProgram::default(),
+            notes: vec![note.to_owned()],
+        });
+        let object = target.object(function.object);
+        plan.rules.probes.push(ProbeRule {
+            function: Arc::clone(&function.base_name),
+            object: object.map_or_else(|| "?".into(), |object| object.file_name().into()),
+            span: None,
+            watches,
+            source: None,
+        });
+    }
+}
+
+/// Where a call of a function is seen to begin. A function may be nothing but its `ret`.
+fn first_site(function: &Function) -> Option<SiteSpec> {
+    let enter = analyse(function, &|_| false)
+        .ok()
+        .and_then(|analysis| analysis.enters.best(Needs::default()).cloned());
+    enter.or_else(|| {
+        let leaves = analyse_leaves(function).ok()?;
+        leaves.rets.into_iter().find(|ret| ret.address == function.code.address)
+    })
+}
