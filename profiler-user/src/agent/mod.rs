@@ -5,12 +5,14 @@
 
 mod clock;
 mod facts;
+mod fitting;
 mod live;
 mod outputs;
 mod prepare;
 mod replay;
 mod report;
 mod run;
+mod survey;
 mod threads;
 
 use std::os::fd::AsFd;
@@ -21,8 +23,10 @@ pub use prepare::{Aim, PrepareError};
 pub use replay::replay;
 pub use run::{RunSettings, run};
 
+pub(crate) use fitting::{Fit, ObjectFit};
 pub(crate) use live::{Live, LiveOptions};
 pub(crate) use prepare::{Prepared, prepare, prepare_with};
+pub(crate) use survey::{Survey, survey};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

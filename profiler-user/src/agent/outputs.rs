@@ -8,7 +8,9 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::runtime::Runtime;
 
-use crate::analysis::{SlowOnly, Summary, fold_short};
+use crate::analysis::{Sample, SlowOnly, Summary, fold_short};
+pub use crate::config::Print;
+
 use crate::model::{ClockOffset, Rules, ThreadNames, Trace};
 use crate::sink::{
     BatchLimits, Context, ExportStats, FileSink, FileSinkError, OtlpConfig, OtlpConfigError,
@@ -22,7 +24,7 @@ const FLUSH: Duration = Duration::from_secs(10);
 /// What the user wants to come out, and where.
 #[derive(Clone, Debug)]
 pub struct OutSettings {
-    /// OTLP, as the flags say; the environment may add to it.
+    /// OTLP, as flags and file say; the environment may add to it.
     pub otlp: OtlpFlags,
     /// A file of OTLP JSON lines.
     pub file: Option<PathBuf>,
@@ -32,6 +34,8 @@ pub struct OutSettings {
     pub style: TreeStyle,
     /// Keep only traces whose root takes at least this long.
     pub slow: Option<Duration>,
+    /// Keep only this share of the traces, from 0 to 1; with `slow`, of the slow ones.
+    pub sample: Option<f64>,
     /// Fold spans shorter than this.
     pub min_span: Option<Duration>,
     /// `service.name`.
@@ -40,19 +44,6 @@ pub struct OutSettings {
     pub grace: Duration,
     /// A file for the final summary as JSON.
     pub summary_json: Option<PathBuf>,
-}
-
-/// What is printed on stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Print {
-    /// The summary at the end.
-    Summary,
-    /// Every kept trace as a tree, and the summary at the end.
-    Tree,
-    /// Every kept trace as OTLP JSON.
-    Json,
-    /// Nothing.
-    Nothing,
 }
 
 /// Why there is no way out for traces.
@@ -87,6 +78,7 @@ pub enum OutputError {
 pub(super) struct Outputs {
     print: Print,
     style: TreeStyle,
+    sample: Sample,
     slow: Option<SlowOnly>,
     min_span: u64,
     otlp: Option<(String, OtlpSink)>,
@@ -138,7 +130,14 @@ impl Outputs {
     ) -> Result<Self, OutputError> {
         let env = |name: &str| std::env::var(name).ok();
         let resource = Resource::build(facts, settings.service.as_deref(), env)?;
-        let otlp = match OtlpConfig::resolve(&settings.otlp, env)? {
+        let config = OtlpConfig::resolve(&settings.otlp, env)?;
+        if config.is_none() && settings.otlp.file.is_some() {
+            tracing::warn!(
+                "[otlp] of the configuration is switched off by the environment \
+                 (OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER): nothing is exported"
+            );
+        }
+        let otlp = match config {
             Some(config) => {
                 config.notes.iter().for_each(|note| tracing::warn!("{note}"));
                 let to = config.endpoint.clone();
@@ -159,6 +158,7 @@ impl Outputs {
         Ok(Self {
             print: settings.print,
             style: settings.style,
+            sample: Sample::new(settings.sample.unwrap_or(1.0)),
             slow: settings.slow.map(|slow| SlowOnly::new(nanoseconds(slow))),
             min_span: settings.min_span.map_or(0, nanoseconds),
             otlp,
@@ -180,6 +180,9 @@ impl Outputs {
         threads: &ThreadNames,
     ) -> bool {
         self.summary.add(&trace);
+        if !self.sample.keeps(trace.id) {
+            return true;
+        }
         if self.slow.as_mut().is_some_and(|slow| !slow.keep(&trace)) {
             return true;
         }

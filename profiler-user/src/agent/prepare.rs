@@ -1,11 +1,13 @@
 //! From a pid and a map to a plan: what `check` shows and `run` attaches.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::config::{self, MapError, Select, Selector, SymbolMap};
+use super::fitting::fit;
+use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
 use crate::model::{Pid, VirtAddr};
 use crate::plan::{self, PlanError, ProbePlan};
 use crate::symbols::{SymbolError, SymbolSet};
@@ -16,8 +18,10 @@ use crate::target::{ObjectId, Target, TargetError};
 pub struct Aim {
     /// The process.
     pub pid: Pid,
-    /// Names or paths of maps; none: the built-in map that fits.
+    /// Names or paths of maps; none: the one that fits.
     pub maps: Vec<String>,
+    /// Folders with maps, searched before the usual ones.
+    pub map_dirs: Vec<PathBuf>,
     /// How many functions one pattern may match.
     pub max_functions: usize,
 }
@@ -47,24 +51,24 @@ pub enum PrepareError {
     /// What the map requires cannot be probed.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// No map was named and no built-in one fits.
+    /// No map was named and none fits.
     #[error(
-        "no built-in symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped \
-         objects. Write a map (docs/symbol-maps.md, `qprof symbols {pid} PATTERN` finds functions) \
-         and pass it with -m FILE, or name a built-in one with -m NAME"
+        "no symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped objects \
+         (`qprof maps -p {pid}` says why). Write a map (docs/symbol-maps.md, `qprof symbols {pid} \
+         PATTERN` finds functions) and pass it with -m FILE, or name one with -m NAME"
     )]
     NoMapFits {
         /// The process.
         pid: Pid,
         /// Its name.
         name: String,
-        /// The built-in maps' names.
+        /// The maps' names.
         known: String,
         /// How many objects were searched.
         objects: usize,
     },
-    /// No map was named and several built-in ones fit.
-    #[error("several built-in symbol maps fit process {pid}: {names}. Choose one with -m NAME")]
+    /// No map was named and several fit.
+    #[error("several symbol maps fit process {pid}: {names}. Choose one with -m NAME")]
     SeveralMapsFit {
         /// The process.
         pid: Pid,
@@ -80,8 +84,11 @@ pub enum PrepareError {
 pub(crate) fn prepare(aim: &Aim) -> Result<Prepared, PrepareError> {
     let begun = Instant::now();
     // The maps first: a typo is told even where the process is gone.
-    let named =
-        aim.maps.iter().map(|name| config::load_map(name)).collect::<Result<Vec<_>, _>>()?;
+    let named = aim
+        .maps
+        .iter()
+        .map(|name| config::load_map(name, &aim.map_dirs).map(say_overrides))
+        .collect::<Result<Vec<_>, _>>()?;
     let named = (!named.is_empty()).then(|| config::merge(named)).transpose()?;
     prepare_from(aim, named, begun)
 }
@@ -91,7 +98,16 @@ pub(crate) fn prepare_with(aim: &Aim, map: SymbolMap) -> Result<Prepared, Prepar
     prepare_from(aim, Some(map), Instant::now())
 }
 
-/// With the map given, or else the built-in one that fits.
+/// Says that a map is another one than its name is known for.
+fn say_overrides(known: Known) -> SymbolMap {
+    if let Some(other) = &known.overrides {
+        let (name, origin) = (&known.map.name, &known.map.origin);
+        tracing::warn!("the symbol map {name} is that of {origin}, not the one {other}");
+    }
+    known.map
+}
+
+/// With the map given, or else the one that fits.
 fn prepare_from(
     aim: &Aim,
     map: Option<SymbolMap>,
@@ -117,7 +133,7 @@ fn planned(
     let symbols = &SymbolSet::new(target);
     let map = match map {
         Some(map) => map,
-        None => detect(target, symbols, aim.max_functions)?,
+        None => detect(target, symbols, &aim.map_dirs)?,
     };
     let found = symbols.find_all(&plan::selectors(&map), aim.max_functions)?;
     let lookup = |object, address| symbols.function_at(object, address);
@@ -148,61 +164,45 @@ fn add_sources(plan: &mut ProbePlan, symbols: &SymbolSet) {
     }
 }
 
-/// The one built-in map that fits the target.
+/// The one map that fits the target.
 fn detect(
     target: &Target,
     symbols: &SymbolSet,
-    max_functions: usize,
+    folders: &[PathBuf],
 ) -> Result<SymbolMap, PrepareError> {
-    let mut fitting = Vec::new();
-    for built_in in config::built_in() {
-        let map = built_in.parse()?;
-        if fits(&map, target, symbols, max_functions)? {
-            fitting.push(map);
-        }
+    let library = Library::read(folders)?;
+    for broken in library.broken() {
+        tracing::warn!("a symbol map is passed over: {}", broken.error);
     }
-    let names = |maps: &[&str]| maps.join(", ");
-    match fitting.len() {
-        1 => {}
-        0 => {
-            let known: Vec<&str> = config::built_in().iter().map(|map| map.name).collect();
-            return Err(PrepareError::NoMapFits {
-                pid: target.pid,
-                name: target.name.clone(),
-                known: names(&known),
-                objects: target.objects.len(),
-            });
-        }
-        _ => {
-            let known: Vec<&str> = fitting.iter().map(|map| map.name.as_str()).collect();
-            return Err(PrepareError::SeveralMapsFit { pid: target.pid, names: names(&known) });
-        }
-    }
-    Ok(fitting.remove(0))
+    let fits = |known: &&Known| fit(&known.map, target, symbols).fits;
+    let fitting: Vec<&Known> = library.known().iter().filter(fits).collect();
+    let maps: Vec<_> = fitting.iter().map(|known| &known.map).collect();
+    let names: Vec<_> = library.known().iter().map(|known| known.map.name.as_str()).collect();
+    let chosen = choose(target, &maps, &names)?;
+    let known = fitting.iter().find(|known| known.map.name == chosen.name);
+    Ok(known.map_or_else(|| chosen.clone(), |known| say_overrides(Known::clone(known))))
 }
 
-/// Whether a map's `[match]` holds: one mapped object has the path and all the functions.
-fn fits(
-    map: &SymbolMap,
+/// The one of the maps that fit; one of the user's goes before built-in ones.
+pub(super) fn choose<'m>(
     target: &Target,
-    symbols: &SymbolSet,
-    max_functions: usize,
-) -> Result<bool, PrepareError> {
-    let Some(wanted) = &map.matching else { return Ok(false) };
-    let objects = (0_u16..).map(ObjectId).zip(&target.objects);
-    for (_, object) in objects.filter(|(id, _)| symbols.is_named(*id, &wanted.object)) {
-        let selectors: Vec<Selector> = wanted
-            .functions
-            .iter()
-            .map(|function| Selector {
-                select: Select::Function(function.clone()),
-                object: Some(object.file_name()),
-            })
-            .collect();
-        let found = symbols.find_all(&selectors.iter().collect::<Vec<_>>(), max_functions)?;
-        if found.iter().all(|found| !found.functions.is_empty()) {
-            return Ok(true);
+    fitting: &[&'m SymbolMap],
+    known: &[&str],
+) -> Result<&'m SymbolMap, PrepareError> {
+    let own = || fitting.iter().copied().filter(|map| map.origin != MapOrigin::BuiltIn);
+    let candidates: Vec<&SymbolMap> =
+        if own().next().is_some() { own().collect() } else { fitting.to_vec() };
+    match candidates.as_slice() {
+        [map] => Ok(map),
+        [] => Err(PrepareError::NoMapFits {
+            pid: target.pid,
+            name: target.name.clone(),
+            known: known.join(", "),
+            objects: target.objects.len(),
+        }),
+        several => {
+            let names: Vec<&str> = several.iter().map(|map| map.name.as_str()).collect();
+            Err(PrepareError::SeveralMapsFit { pid: target.pid, names: names.join(", ") })
         }
     }
-    Ok(false)
 }

@@ -66,7 +66,8 @@ fn attempt() -> anyhow::Result<Duration> {
     let child = Subject::start()?;
     let begun = Instant::now();
     let map = config::parse_map(MAP, MapOrigin::BuiltIn)?;
-    let aim = Aim { pid: Pid(child.0.id()), maps: Vec::new(), max_functions: 8 };
+    let aim =
+        Aim { pid: Pid(child.0.id()), maps: Vec::new(), map_dirs: Vec::new(), max_functions: 8 };
     let prepared = prepare_with(&aim, map)?;
     let (attached, traces) = trace(child, &prepared)?;
     verify(&traces)?;
