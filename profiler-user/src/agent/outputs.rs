@@ -38,8 +38,10 @@ pub struct OutSettings {
     pub sample: Option<f64>,
     /// Fold spans shorter than this.
     pub min_span: Option<Duration>,
-    /// `service.name`.
+    /// `service.name`, before the environment's.
     pub service: Option<String>,
+    /// `service.name`, after the environment's.
+    pub service_in_file: Option<String>,
     /// How long a trace may wait for its last span.
     pub grace: Duration,
     /// A file for the final summary as JSON.

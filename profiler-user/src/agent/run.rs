@@ -57,7 +57,10 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
     // Before all else, so that Ctrl-C ends a run that is still reading symbols too.
     let stop = stop_on_signals(&runtime)?;
     let prepared = prepare(&settings.aim)?;
-    let facts = facts::of(&prepared)?;
+    let mut facts = facts::of(&prepared)?;
+    if let Some(service) = &settings.out.service_in_file {
+        facts.service_name.clone_from(service);
+    }
     let mut outputs = Outputs::open(&settings.out, &facts, &runtime)?;
     let recorder = match &settings.record {
         Some(path) => Some(Writer::create(path, &header(&prepared, &facts.service_name))?),

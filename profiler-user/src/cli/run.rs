@@ -169,7 +169,8 @@ impl OutArgs {
             slow: self.slow.or(output.slow),
             sample: self.sample.or(output.sample),
             min_span: self.min_span.or(output.min_span),
-            service: self.service.clone().or_else(|| file.service.clone()),
+            service: self.service.clone(),
+            service_in_file: file.service.clone(),
             grace: self.grace.or(file.grace).unwrap_or(GRACE),
             summary_json: self.summary_json.clone().or_else(|| output.summary_json.clone()),
         }

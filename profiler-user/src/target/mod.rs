@@ -4,10 +4,12 @@ mod error;
 mod maps;
 mod object;
 mod open;
+mod own;
 pub mod process;
 mod watch;
 
 pub use error::TargetError;
 pub use object::{BuildId, MappedObject, ObjectId, Target};
+pub use own::{Confinement, ContainerRuntime, confinement};
 pub use process::{ProcessFacts, thread_name};
 pub use watch::ExitWatch;
