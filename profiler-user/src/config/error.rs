@@ -38,7 +38,7 @@ pub enum MapError {
         error: io::Error,
     },
     /// A folder of maps could not be read.
-    #[error("cannot read the folder of symbol maps {} (`maps_dir` of the configuration)", .path.display())]
+    #[error("cannot read the folder of symbol maps {}; make it readable, or leave it out of `maps_dir`", .path.display())]
     Folder {
         /// The folder.
         path: PathBuf,
