@@ -9,7 +9,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 
 use anyhow::{Context as _, Result, ensure};
-use profiler_tests::environment::{self, can_probe, repository, scratch};
+use profiler_tests::environment::{self, can_probe, not_applicable, repository, scratch};
 use profiler_tests::fixture::{Fixture, build};
 use profiler_tests::milvus_lite::MilvusLite;
 use profiler_tests::process::{Finished, Process, run};
@@ -270,6 +270,15 @@ fn nothing_that_is_asked_for_is_passed_over() -> Result<()> {
         let config = place.write("qprof.toml", &format!("[output]\n{output}\n"))?;
         check_says(&place.qprof(&["run", "-p", "1", "--config", &config])?, 2, &["qprof.toml:2:"])?;
     }
+    for (target, key) in [
+        ("exe = '*/x'", "[target] exe"),
+        ("pid = [1, 2]", "[target] pid"),
+        ("pid = 1\nchildren = true", "[target] children"),
+    ] {
+        let config = place.write("qprof.toml", &format!("[target]\n{target}\n"))?;
+        let finished = place.qprof(&["run", "--config", &config])?;
+        check_says(&finished, 2, &[key, "not available in this version"])?;
+    }
     check_says(&place.qprof(&["run", "-p", "1", "--sample", "2"])?, 2, &["from 0 to 1"])
 }
 
@@ -442,8 +451,11 @@ fn doctor_knows_a_seccomp_filter() -> Result<()> {
 
 #[test]
 fn doctor_knows_missing_types_of_the_kernel() -> Result<()> {
-    if !can_probe()? || !Path::new("/sys/kernel/btf").is_dir() {
+    if !can_probe()? {
         return Ok(());
+    }
+    if !Path::new("/sys/kernel/btf/vmlinux").is_file() {
+        return not_applicable("this kernel describes no types (/sys/kernel/btf/vmlinux)");
     }
     let hide = "mount -t tmpfs none /sys/kernel/btf; exec";
     let (json, text) = doctor(hide, &["--mount"])?;
