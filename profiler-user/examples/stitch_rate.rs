@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use qprof::model::{
     Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ProbeRule, ReturnAddr, Rules,
-    SpanRule, Tid, Words,
+    SpanRule, Tid, Watches, Words,
 };
 use qprof::stitch::{IdSource, Limits, Stitcher};
 
@@ -19,13 +19,14 @@ fn rules() -> Rules {
         name: Arc::from(*name),
         stage: None,
         root: *name == "query",
+        system: Arc::from(""),
         operation: None,
     };
     let probe = |at: u16| ProbeRule {
         function: Arc::from(names[usize::from(at)]),
         object: Arc::from("server"),
         span: Some(at),
-        witness: false,
+        watches: Watches::Calls,
         source: None,
     };
     Rules {

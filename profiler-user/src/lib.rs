@@ -23,3 +23,4 @@ pub mod stitch;
 pub mod symbols;
 pub mod target;
 pub mod ui;
+mod units;

@@ -166,7 +166,7 @@ fn attached(fixture: &Fixture, plan: &ProbePlan, ring_bytes: u32) -> Option<(Att
         return None;
     }
     let options = AttachOptions { ring_bytes, ..AttachOptions::default() };
-    let mut attached = attach(plan, &fixture.target(), &options).unwrap();
+    let mut attached = attach(plan, &fixture.target(), options).unwrap();
     let ring = attached.take_ring().unwrap();
     assert!(attached.take_ring().is_none());
     Some((attached, ring))
@@ -197,9 +197,9 @@ struct Seen {
 fn attach(
     plan: &ProbePlan,
     target: &Target,
-    options: &AttachOptions,
+    options: AttachOptions,
 ) -> Result<Attached, AttachError> {
-    let mut attached = Attached::load(Targets::One(target.pid), options)?;
+    let mut attached = Attached::load(Targets::One(target.pid), &options)?;
     attached.attach(plan, target)?;
     Ok(attached)
 }
@@ -493,7 +493,7 @@ fn the_kernel_sides_log_does_not_change_what_is_seen() {
     let mut fixture = Fixture::start();
     let plan = plan(vec![probe("work", NO_CAPTURE, NO_CAPTURE)]);
     let options = AttachOptions { kernel_log: true, ..AttachOptions::default() };
-    let mut attached = attach(&plan, &fixture.target(), &options).unwrap();
+    let mut attached = attach(&plan, &fixture.target(), options).unwrap();
     fixture.call("work", 2, 0);
     attached.flush_kernel_log();
     let kinds: Vec<_> = drain(&mut attached.take_ring().unwrap()).iter().map(short).collect();
@@ -509,11 +509,11 @@ fn what_cannot_be_attached_is_refused_with_its_reason() {
     let work = plan(vec![probe("work", NO_CAPTURE, NO_CAPTURE)]);
     for ring_bytes in [0, 1000, 4095, 12_288, 1 << 31] {
         let options = AttachOptions { ring_bytes, ..AttachOptions::default() };
-        let error = attach(&work, &fixture.target(), &options).err().unwrap();
+        let error = attach(&work, &fixture.target(), options).err().unwrap();
         assert!(matches!(error, AttachError::RingSize { bytes } if bytes == ring_bytes), "{error}");
     }
     let attach = |plan: &ProbePlan, target: &Target| {
-        attach(plan, target, &AttachOptions::default()).err().unwrap()
+        attach(plan, target, AttachOptions::default()).err().unwrap()
     };
     let refused = attach(&plan(vec![probe("refused", NO_CAPTURE, NO_CAPTURE)]), &fixture.target());
     assert!(matches!(refused, AttachError::Nothing(_)), "{refused}");

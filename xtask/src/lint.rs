@@ -14,7 +14,10 @@ use crate::toolchain::Toolchain;
 use crate::{build, ebpf, say};
 
 /// Files that `qprof` itself writes, as (path, its arguments).
-const GENERATED: &[(&str, &[&str])] = &[("docs/symbol-map.schema.json", &["generate", "schema"])];
+const GENERATED: &[(&str, &[&str])] = &[
+    ("docs/symbol-map.schema.json", &["generate", "schema", "map"]),
+    ("docs/config.schema.json", &["generate", "schema", "config"]),
+];
 
 const HOST_PACKAGES: [&str; 8] =
     ["-p", "profiler-common", "-p", "profiler-user", "-p", "profiler-tests", "-p", "xtask"];

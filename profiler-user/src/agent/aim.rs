@@ -5,6 +5,7 @@ use std::path::Path;
 
 use thiserror::Error;
 
+use super::prepare::Search;
 use crate::model::Pid;
 use crate::symbols::glob;
 use crate::target::{Running, descendants, read_running, running};
@@ -31,8 +32,8 @@ pub struct RunAim {
     pub follow: bool,
     /// Names or paths of maps; none: the built-in map that fits.
     pub maps: Vec<String>,
-    /// How many functions one pattern may match.
-    pub max_functions: usize,
+    /// How maps and functions are looked for.
+    pub search: Search,
 }
 
 /// Why there is nobody to profile.

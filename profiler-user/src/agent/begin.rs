@@ -38,7 +38,7 @@ pub(super) fn begin(
 ) -> anyhow::Result<Begun> {
     let RunSettings { aim, attach, record, out, .. } = settings;
     let options = LiveOptions { attach: *attach, grace: out.grace };
-    let load = |map, targets| Live::load(targets, map, aim.max_functions, &options);
+    let load = |map, targets| Live::load(targets, map, aim.search.clone(), &options);
     let recorder = |live: &mut Live, target: &Target, service: &str| -> anyhow::Result<()> {
         if let Some(path) = record {
             live.record(Writer::create(path, &header(target, service))?);
@@ -91,7 +91,7 @@ fn prepare_all(
     pids: &[Pid],
 ) -> Result<Vec<(Prepared, Vec<bool>)>, PrepareError> {
     let prepare = |pid: Pid, map: Option<SymbolMap>| {
-        prepare_target(Target::open(pid)?, map, aim.max_functions, Instant::now())
+        prepare_target(Target::open(pid)?, map, &aim.search, Instant::now())
     };
     let prepared: Vec<_> =
         pids.iter().map(|pid| prepare(*pid, map.cloned())).collect::<Result<_, _>>()?;

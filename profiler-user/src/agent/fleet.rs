@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::look::{Failed, ImageKey, Images, Job, Looker, News, image_key, look};
-use super::prepare::{PrepareError, Prepared};
+use super::prepare::{PrepareError, Prepared, Search};
 use crate::config::SymbolMap;
 use crate::model::{Pid, Rules, Watches};
 use crate::plan::{GrowingPlan, ProbePlan};
@@ -45,7 +45,7 @@ pub(super) struct FleetStats {
 pub(crate) struct Fleet {
     /// None until one fits.
     map: Option<Arc<SymbolMap>>,
-    max_functions: usize,
+    search: Search,
     /// Probes are for all processes at once.
     shared: bool,
     plan: GrowingPlan,
@@ -69,12 +69,12 @@ pub(super) struct Addition {
 impl Fleet {
     pub(super) fn new(
         map: Option<SymbolMap>,
-        max_functions: usize,
+        search: Search,
         shared: bool,
     ) -> std::io::Result<Self> {
         Ok(Self {
             map: map.map(Arc::new),
-            max_functions,
+            search,
             shared,
             plan: GrowingPlan::default(),
             images: Arc::default(),
@@ -240,7 +240,7 @@ impl Fleet {
             shared: self.shared,
             images: Arc::clone(&self.images),
             map: self.map.clone(),
-            max_functions: self.max_functions,
+            search: self.search.clone(),
         }
     }
 

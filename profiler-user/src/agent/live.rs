@@ -8,6 +8,7 @@ use thiserror::Error;
 use super::command::CommandError;
 use super::fleet::{Addition, Fleet, FleetStats};
 use super::outputs::nanoseconds;
+use super::prepare::Search;
 use super::{Prepared, clock};
 use crate::attach::{AttachError, AttachOptions, Attached, KernelCounts, RefusedSite, Targets};
 use crate::config::SymbolMap;
@@ -154,7 +155,7 @@ impl Live {
     /// Loads the kernel side and attaches the plan for one process.
     pub(crate) fn start(prepared: &Prepared, options: &LiveOptions) -> Result<Self, LiveError> {
         let targets = Targets::One(prepared.target.pid);
-        let mut live = Self::load(targets, Some(prepared.map.clone()), 0, options)?;
+        let mut live = Self::load(targets, Some(prepared.map.clone()), Search::default(), options)?;
         live.add(prepared.clone(), Vec::new())?;
         Ok(live)
     }
@@ -163,7 +164,7 @@ impl Live {
     pub(super) fn load(
         targets: Targets,
         map: Option<SymbolMap>,
-        max_functions: usize,
+        search: Search,
         options: &LiveOptions,
     ) -> Result<Self, LiveError> {
         let begun = Instant::now();
@@ -178,7 +179,7 @@ impl Live {
             attached,
             ring,
             pipeline: Pipeline::new(stitcher),
-            fleet: Fleet::new(map, max_functions, tree)?,
+            fleet: Fleet::new(map, search, tree)?,
             tree,
             recorder: None,
             changes: Vec::new(),

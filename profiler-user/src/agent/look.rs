@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::prepare::{
-    PrepareError, detect, plan_for_additions, plan_for_loading, plan_for_what_is_there,
+    PrepareError, Search, detect, plan_for_additions, plan_for_loading, plan_for_what_is_there,
 };
 use crate::config::SymbolMap;
 use crate::model::Pid;
@@ -44,7 +44,7 @@ pub(super) struct Job {
     pub(super) images: Arc<Images>,
     /// None until one fits.
     pub(super) map: Option<Arc<SymbolMap>>,
-    pub(super) max_functions: usize,
+    pub(super) search: Search,
 }
 
 /// What was seen of a process.
@@ -125,7 +125,7 @@ pub(super) fn image_key(exe: Inode, pid: Pid, shared: bool) -> ImageKey {
 /// Reads a process, and plans for what of it is new.
 pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     let begun = Instant::now();
-    let Job { pid, image, shared, images, map, max_functions } = job;
+    let Job { pid, image, shared, images, map, search } = job;
     let nothing = Seen { pid, news: None };
     let mapped = mapped_inodes(pid)?;
     let known = |image: &Image| mapped.iter().all(|inode| image.objects.contains(inode));
@@ -146,7 +146,7 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     }
     let found = match &map {
         Some(_) => None,
-        None => match detect(&target, &SymbolSet::new(&target), max_functions) {
+        None => match detect(&target, &SymbolSet::new(&target), &search) {
             Ok(map) => Some(map),
             Err(PrepareError::NoMapFits { .. }) => None,
             Err(error) => return Err(error),
@@ -156,12 +156,12 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
         (Some(map), Some(image)) if found.is_none() => {
             let mut target = target;
             target.objects.retain(|object| !image.objects.contains(&object.inode));
-            let planned = plan_for_additions(map, &target, &image.satisfied, max_functions)?;
+            let planned = plan_for_additions(map, &target, &image.satisfied, &search)?;
             (target, planned.satisfied, planned.plan)
         }
         (Some(map), _) => {
             let symbols = SymbolSet::new(&target);
-            let planned = plan_for_what_is_there(map, &target, &symbols, max_functions)?;
+            let planned = plan_for_what_is_there(map, &target, &symbols, &search)?;
             (target, planned.satisfied, planned.plan)
         }
         (None, _) => {

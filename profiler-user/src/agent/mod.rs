@@ -7,6 +7,7 @@ mod aim;
 mod begin;
 mod clock;
 mod command;
+mod fitting;
 mod fleet;
 mod live;
 mod look;
@@ -16,6 +17,7 @@ mod replay;
 mod report;
 mod resources;
 mod run;
+mod survey;
 mod threads;
 
 use std::os::fd::AsFd;
@@ -24,12 +26,14 @@ pub use aim::{AimError, RunAim, Whom};
 pub use command::{CommandError, exec_held};
 pub use live::LiveError;
 pub use outputs::{OutSettings, OutputError, Print};
-pub use prepare::{Aim, PrepareError};
+pub use prepare::{Aim, PrepareError, Search};
 pub use replay::replay;
 pub use run::{RunSettings, run};
 
+pub(crate) use fitting::{Fit, ObjectFit};
 pub(crate) use live::{Live, LiveOptions};
 pub(crate) use prepare::{Prepared, prepare, prepare_with};
+pub(crate) use survey::{Survey, survey};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use thiserror::Error;
 use tokio::runtime::Runtime;
 
 use super::resources::Resources;
-use crate::analysis::{SlowOnly, Summary, fold_short};
+use crate::analysis::{Sample, SlowOnly, Summary, fold_short};
+pub use crate::config::Print;
 use crate::model::{ClockOffset, Rules, ThreadNames, Trace};
 use crate::sink::{
     BatchLimits, Context, ExportStats, FileSink, FileSinkError, OtlpConfig, OtlpConfigError,
@@ -23,7 +24,7 @@ const FLUSH: Duration = Duration::from_secs(10);
 /// What the user wants to come out, and where.
 #[derive(Clone, Debug)]
 pub struct OutSettings {
-    /// OTLP, as the flags say; the environment may add to it.
+    /// OTLP, as flags and file say; the environment may add to it.
     pub otlp: OtlpFlags,
     /// A file of OTLP JSON lines.
     pub file: Option<PathBuf>,
@@ -33,27 +34,18 @@ pub struct OutSettings {
     pub style: TreeStyle,
     /// Keep only traces whose root takes at least this long.
     pub slow: Option<Duration>,
+    /// Keep only this share of the traces, from 0 to 1; with `slow`, of the slow ones.
+    pub sample: Option<f64>,
     /// Fold spans shorter than this.
     pub min_span: Option<Duration>,
-    /// `service.name`.
+    /// `service.name`, before the environment's.
     pub service: Option<String>,
+    /// `service.name`, after the environment's.
+    pub service_in_file: Option<String>,
     /// How long a trace may wait for its last span.
     pub grace: Duration,
     /// A file for the final summary as JSON.
     pub summary_json: Option<PathBuf>,
-}
-
-/// What is printed on stdout.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Print {
-    /// The summary at the end.
-    Summary,
-    /// Every kept trace as a tree, and the summary at the end.
-    Tree,
-    /// Every kept trace as OTLP JSON.
-    Json,
-    /// Nothing.
-    Nothing,
 }
 
 /// Why there is no way out for traces.
@@ -89,6 +81,7 @@ pub(super) struct Outputs {
     pub(super) resources: Resources,
     print: Print,
     style: TreeStyle,
+    sample: Sample,
     slow: Option<SlowOnly>,
     min_span: u64,
     otlp: Option<(String, OtlpSink)>,
@@ -139,8 +132,18 @@ impl Outputs {
         runtime: &Runtime,
     ) -> Result<Self, OutputError> {
         let env = |name: &str| std::env::var(name).ok();
-        let resources = Resources::new(settings.service.clone(), live)?;
-        let otlp = match OtlpConfig::resolve(&settings.otlp, env)? {
+        let mut resources = Resources::new(settings.service.clone(), live)?;
+        if let Some(service) = &settings.service_in_file {
+            resources.insist_on(service);
+        }
+        let config = OtlpConfig::resolve(&settings.otlp, env)?;
+        if config.is_none() && settings.otlp.file.is_some() {
+            tracing::warn!(
+                "[otlp] of the configuration is switched off by the environment \
+                 (OTEL_SDK_DISABLED or OTEL_TRACES_EXPORTER): nothing is exported"
+            );
+        }
+        let otlp = match config {
             Some(config) => {
                 config.notes.iter().for_each(|note| tracing::warn!("{note}"));
                 let to = config.endpoint.clone();
@@ -162,6 +165,7 @@ impl Outputs {
             resources,
             print: settings.print,
             style: settings.style,
+            sample: Sample::new(settings.sample.unwrap_or(1.0)),
             slow: settings.slow.map(|slow| SlowOnly::new(nanoseconds(slow))),
             min_span: settings.min_span.map_or(0, nanoseconds),
             otlp,
@@ -183,6 +187,9 @@ impl Outputs {
         threads: &ThreadNames,
     ) -> bool {
         self.summary.add(&trace);
+        if !self.sample.keeps(trace.id) {
+            return true;
+        }
         if self.slow.as_mut().is_some_and(|slow| !slow.keep(&trace)) {
             return true;
         }

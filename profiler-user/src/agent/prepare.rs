@@ -1,11 +1,14 @@
 //! From a process and a map to a plan: what `check` shows and `run` attaches.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::config::{self, MapError, Select, Selector, SymbolMap};
+use super::fitting::fit;
+use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, PlanError, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
@@ -18,6 +21,15 @@ pub struct Aim {
     pub pid: Pid,
     /// Names or paths of maps; none: the built-in map that fits.
     pub maps: Vec<String>,
+    /// How maps and functions are looked for.
+    pub search: Search,
+}
+
+/// How maps and functions are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Folders with maps, besides the built-in ones.
+    pub folders: Arc<[PathBuf]>,
     /// How many functions one pattern may match.
     pub max_functions: usize,
 }
@@ -53,24 +65,24 @@ pub enum PrepareError {
     /// What the map requires cannot be probed.
     #[error(transparent)]
     Plan(#[from] PlanError),
-    /// No map was named and no built-in one fits.
+    /// No map was named and none fits.
     #[error(
-        "no built-in symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped \
-         objects. Write a map (docs/symbol-maps.md, `qprof symbols {pid} PATTERN` finds functions) \
-         and pass it with -m FILE, or name a built-in one with -m NAME"
+        "no symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped objects \
+         (`qprof maps -p {pid}` says why). Write a map (docs/symbol-maps.md, `qprof symbols {pid} \
+         PATTERN` finds functions) and pass it with -m FILE, or name one with -m NAME"
     )]
     NoMapFits {
         /// The process.
         pid: Pid,
         /// Its name.
         name: String,
-        /// The built-in maps' names.
+        /// The maps' names.
         known: String,
         /// How many objects were searched.
         objects: usize,
     },
-    /// No map was named and several built-in ones fit.
-    #[error("several built-in symbol maps fit process {pid}: {names}. Choose one with -m NAME")]
+    /// No map was named and several fit.
+    #[error("several symbol maps fit process {pid}: {names}. Choose one with -m NAME")]
     SeveralMapsFit {
         /// The process.
         pid: Pid,
@@ -101,8 +113,12 @@ impl PrepareError {
 }
 
 /// The maps a user names, as one; none if none is named.
-pub(super) fn named_map(names: &[String]) -> Result<Option<SymbolMap>, PrepareError> {
-    let maps = names.iter().map(|name| config::load_map(name)).collect::<Result<Vec<_>, _>>()?;
+pub(super) fn named_map(
+    names: &[String],
+    search: &Search,
+) -> Result<Option<SymbolMap>, PrepareError> {
+    let load = |name: &String| config::load_map(name, &search.folders).map(say_overrides);
+    let maps = names.iter().map(load).collect::<Result<Vec<_>, _>>()?;
     Ok(if maps.is_empty() { None } else { Some(config::merge(maps)?) })
 }
 
@@ -113,15 +129,24 @@ pub(super) fn named_map(names: &[String]) -> Result<Option<SymbolMap>, PrepareEr
 pub(crate) fn prepare(aim: &Aim) -> Result<Prepared, PrepareError> {
     let begun = Instant::now();
     // The maps first: a typo is told even where the process is gone.
-    let map = named_map(&aim.maps)?;
-    prepare_target(Target::open(aim.pid)?, map, aim.max_functions, begun).map(|(ready, _)| ready)
+    let map = named_map(&aim.maps, &aim.search)?;
+    prepare_target(Target::open(aim.pid)?, map, &aim.search, begun).map(|(ready, _)| ready)
 }
 
 /// As [`prepare`], with a map that is there already.
 pub(crate) fn prepare_with(aim: &Aim, map: SymbolMap) -> Result<Prepared, PrepareError> {
     let begun = Instant::now();
     let target = Target::open(aim.pid)?;
-    prepare_target(target, Some(map), aim.max_functions, begun).map(|(ready, _)| ready)
+    prepare_target(target, Some(map), &aim.search, begun).map(|(ready, _)| ready)
+}
+
+/// Says that a map is another one than its name is known for.
+fn say_overrides(known: Known) -> SymbolMap {
+    if let Some(other) = &known.overrides {
+        let (name, origin) = (&known.map.name, &known.map.origin);
+        tracing::warn!("the symbol map {name} is that of {origin}, not the one {other}");
+    }
+    known.map
 }
 
 /// Plans for a target, by the map given or else the built-in one that fits; and which of the map's
@@ -129,16 +154,16 @@ pub(crate) fn prepare_with(aim: &Aim, map: SymbolMap) -> Result<Prepared, Prepar
 pub(super) fn prepare_target(
     target: Target,
     map: Option<SymbolMap>,
-    max_functions: usize,
+    search: &Search,
     begun: Instant,
 ) -> Result<(Prepared, Vec<bool>), PrepareError> {
     let symbols = SymbolSet::new(&target);
     let planned = match map {
         Some(map) => Ok(map),
-        None => detect(&target, &symbols, max_functions),
+        None => detect(&target, &symbols, search),
     }
     .and_then(|map| {
-        let planned = plan_for(&map, &target, &symbols, max_functions)?;
+        let planned = plan_for(&map, &target, &symbols, search)?;
         Ok((map, planned))
     });
     match planned {
@@ -155,11 +180,11 @@ pub(super) fn plan_for_what_is_there(
     map: &SymbolMap,
     target: &Target,
     symbols: &SymbolSet,
-    max_functions: usize,
+    search: &Search,
 ) -> Result<Planned, PrepareError> {
     let mut map = map.clone();
     map.spans.iter_mut().for_each(|span| span.required = false);
-    match plan_for(&map, target, symbols, max_functions) {
+    match plan_for(&map, target, symbols, search) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
             let satisfied = vec![false; plan::selectors(&map).len()];
             Ok(Planned { plan: plan_for_loading(target, symbols), satisfied })
@@ -173,7 +198,7 @@ pub(super) fn plan_for_additions(
     map: &SymbolMap,
     target: &Target,
     satisfied: &[bool],
-    max_functions: usize,
+    search: &Search,
 ) -> Result<Planned, PrepareError> {
     let mut map = map.clone();
     map.spans.iter_mut().for_each(|span| span.required = false);
@@ -187,7 +212,7 @@ pub(super) fn plan_for_additions(
             found.push(Found { functions: Vec::new(), nothing: None });
             continue;
         }
-        let more = symbols.find(selector, max_functions)?;
+        let more = symbols.find(selector, search.max_functions)?;
         *satisfied |= !more.functions.is_empty();
         found.push(more);
     }
@@ -209,9 +234,9 @@ fn plan_for(
     map: &SymbolMap,
     target: &Target,
     symbols: &SymbolSet,
-    max_functions: usize,
+    search: &Search,
 ) -> Result<Planned, PrepareError> {
-    let found = symbols.find_all(&plan::selectors(map), max_functions)?;
+    let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
     let satisfied = found.iter().map(|found| !found.functions.is_empty()).collect();
     Ok(Planned { plan: assemble(map, target, symbols, &found)?, satisfied })
 }
@@ -261,61 +286,45 @@ fn add_sources(plan: &mut ProbePlan, symbols: &SymbolSet) {
     }
 }
 
-/// The one built-in map that fits the target.
+/// The one map that fits the target.
 pub(super) fn detect(
     target: &Target,
     symbols: &SymbolSet,
-    max_functions: usize,
+    search: &Search,
 ) -> Result<SymbolMap, PrepareError> {
-    let mut fitting = Vec::new();
-    for built_in in config::built_in() {
-        let map = built_in.parse()?;
-        if fits(&map, target, symbols, max_functions)? {
-            fitting.push(map);
-        }
+    let library = Library::read(&search.folders)?;
+    for broken in library.broken() {
+        tracing::warn!("a symbol map is passed over: {}", broken.error);
     }
-    let names = |maps: &[&str]| maps.join(", ");
-    match fitting.len() {
-        1 => {}
-        0 => {
-            let known: Vec<&str> = config::built_in().iter().map(|map| map.name).collect();
-            return Err(PrepareError::NoMapFits {
-                pid: target.pid,
-                name: target.name.clone(),
-                known: names(&known),
-                objects: target.objects.len(),
-            });
-        }
-        _ => {
-            let known: Vec<&str> = fitting.iter().map(|map| map.name.as_str()).collect();
-            return Err(PrepareError::SeveralMapsFit { pid: target.pid, names: names(&known) });
-        }
-    }
-    Ok(fitting.remove(0))
+    let fits = |known: &&Known| fit(&known.map, target, symbols).fits;
+    let fitting: Vec<&Known> = library.known().iter().filter(fits).collect();
+    let maps: Vec<_> = fitting.iter().map(|known| &known.map).collect();
+    let names: Vec<_> = library.known().iter().map(|known| known.map.name.as_str()).collect();
+    let chosen = choose(target, &maps, &names)?;
+    let known = fitting.iter().find(|known| known.map.name == chosen.name);
+    Ok(known.map_or_else(|| chosen.clone(), |known| say_overrides(Known::clone(known))))
 }
 
-/// Whether a map's `[match]` holds: one mapped object has the path and all the functions.
-fn fits(
-    map: &SymbolMap,
+/// The one of the maps that fit; one of the user's goes before built-in ones.
+pub(super) fn choose<'m>(
     target: &Target,
-    symbols: &SymbolSet,
-    max_functions: usize,
-) -> Result<bool, PrepareError> {
-    let Some(wanted) = &map.matching else { return Ok(false) };
-    let objects = (0_u16..).map(ObjectId).zip(&target.objects);
-    for (_, object) in objects.filter(|(id, _)| symbols.is_named(*id, &wanted.object)) {
-        let selectors: Vec<Selector> = wanted
-            .functions
-            .iter()
-            .map(|function| Selector {
-                select: Select::Function(function.clone()),
-                object: Some(object.file_name()),
-            })
-            .collect();
-        let found = symbols.find_all(&selectors.iter().collect::<Vec<_>>(), max_functions)?;
-        if found.iter().all(|found| !found.functions.is_empty()) {
-            return Ok(true);
+    fitting: &[&'m SymbolMap],
+    known: &[&str],
+) -> Result<&'m SymbolMap, PrepareError> {
+    let own = || fitting.iter().copied().filter(|map| map.origin != MapOrigin::BuiltIn);
+    let candidates: Vec<&SymbolMap> =
+        if own().next().is_some() { own().collect() } else { fitting.to_vec() };
+    match candidates.as_slice() {
+        [map] => Ok(map),
+        [] => Err(PrepareError::NoMapFits {
+            pid: target.pid,
+            name: target.name.clone(),
+            known: known.join(", "),
+            objects: target.objects.len(),
+        }),
+        several => {
+            let names: Vec<&str> = several.iter().map(|map| map.name.as_str()).collect();
+            Err(PrepareError::SeveralMapsFit { pid: target.pid, names: names.join(", ") })
         }
     }
-    Ok(false)
 }

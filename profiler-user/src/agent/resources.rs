@@ -17,6 +17,7 @@ const REMEMBERED: usize = 16_384;
 pub(super) struct Resources {
     /// `service.name` where neither flag nor environment gives one.
     fallback: String,
+    insisted: bool,
     /// `--service`.
     service: Option<String>,
     /// Whether there is more to be read of a process than its number.
@@ -31,7 +32,13 @@ impl Resources {
     ///
     /// If the resource attributes in the environment cannot be read.
     pub(super) fn new(service: Option<String>, live: bool) -> Result<Self, ResourceError> {
-        let this = Self { fallback: String::new(), service, live, known: FxHashMap::default() };
+        let this = Self {
+            fallback: String::new(),
+            insisted: false,
+            service,
+            live,
+            known: FxHashMap::default(),
+        };
         // Told before anything is attached, not with the first span.
         this.build(&ResourceFacts::default())?;
         Ok(this)
@@ -39,10 +46,16 @@ impl Resources {
 
     /// The service's name where the user gives none.
     pub(super) fn fall_back_on(&mut self, service: &str) {
-        if self.fallback != service {
+        if self.fallback != service && !self.insisted {
             service.clone_into(&mut self.fallback);
             self.known.clear();
         }
+    }
+
+    /// The service's name, unless a flag or the environment gives another, whatever runs.
+    pub(super) fn insist_on(&mut self, service: &str) {
+        self.fall_back_on(service);
+        self.insisted = true;
     }
 
     /// The resource of a process.

@@ -58,7 +58,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
     // Before all else, so that Ctrl-C ends a run that is still reading symbols too.
     let stop = stop_on_signals(&runtime)?;
     // The maps first: a typo is told even where the process is gone.
-    let map = named_map(&settings.aim.maps)?;
+    let map = named_map(&settings.aim.maps, &settings.aim.search)?;
     let mut outputs = Outputs::open(&settings.out, true, &runtime)?;
     let Begun { mut live, target, mut command, planning } =
         begin(settings, map, &mut outputs.resources)?;

@@ -1,4 +1,4 @@
-//! Which traces go out: `--slow`.
+//! Which traces go out: `--sample`, `--slow`.
 
 use std::collections::VecDeque;
 
@@ -6,6 +6,30 @@ use crate::model::{Trace, TraceEnd, TraceId};
 
 /// How many kept traces are remembered for spans that come late.
 const REMEMBERED: usize = 4096;
+
+/// Keeps a share of the traces, chosen by their ids: the same id is always kept or never, in every
+/// process that samples by this rule (`TraceIdRatioBased` of the OpenTelemetry SDKs: the last 8
+/// bytes of the id without their lowest bit, as a number below the share of 2⁶³).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Ids whose number lies below are kept.
+    bound: u64,
+}
+
+impl Sample {
+    /// Keeps `share` of the traces, from 0 (none) to 1 (all).
+    #[must_use]
+    #[expect(clippy::cast_sign_loss, reason = "a negative share is none: the cast makes it 0")]
+    pub fn new(share: f64) -> Self {
+        Self { bound: (share * (1_u64 << 63) as f64) as u64 }
+    }
+
+    /// Whether to keep the traces of an id.
+    #[must_use]
+    pub const fn keeps(self, id: TraceId) -> bool {
+        (id.0 as u64 >> 1) < self.bound
+    }
+}
 
 /// Keeps traces of at least some duration, and the late parts of those it kept.
 ///
@@ -46,6 +70,7 @@ impl SlowOnly {
 mod tests {
     use super::*;
     use crate::analysis::testing::{span, trace};
+    use crate::stitch::IdSource;
 
     fn part(id: u128, end: TraceEnd, duration: u64) -> Trace {
         let spans = vec![span(1, u64::from(end == TraceEnd::Late), "s", 0, duration)];
@@ -60,6 +85,25 @@ mod tests {
         assert!(filter.keep(&part(1, TraceEnd::Late, 1)));
         assert!(!filter.keep(&part(2, TraceEnd::Late, 500)));
         assert!(SlowOnly::new(0).keep(&part(2, TraceEnd::Late, 1)));
+    }
+
+    #[test]
+    fn a_share_is_kept_by_id() {
+        let mut ids = IdSource::new(7);
+        let ids: Vec<_> = (0..10_000).map(|_| ids.trace()).collect();
+        let kept = |share| {
+            let sample = Sample::new(share);
+            ids.iter().filter(|id| sample.keeps(**id)).copied().collect::<Vec<_>>()
+        };
+        assert_eq!(kept(0.0).len(), 0);
+        assert_eq!(kept(1.0).len(), ids.len());
+        let (tenth, half) = (kept(0.1), kept(0.5));
+        assert!((900..1100).contains(&tenth.len()), "{}", tenth.len());
+        assert!(tenth.iter().all(|id| half.contains(id)), "a larger share keeps the smaller one's");
+        // What the SDKs decide for these ids.
+        assert!(Sample::new(0.5).keeps(TraceId(0x7fff_ffff_ffff_ffff)));
+        assert!(!Sample::new(0.5).keeps(TraceId(0x8000_0000_0000_0000)));
+        assert!(!Sample::new(0.5).keeps(TraceId(u128::MAX)));
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod summary;
 pub use critical::critical_path;
 pub use fold::fold_short;
 pub use histogram::Histogram;
-pub use keep::SlowOnly;
+pub use keep::{Sample, SlowOnly};
 pub use summary::{StageSummary, Summary};
 
 #[cfg(test)]

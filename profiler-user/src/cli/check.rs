@@ -5,10 +5,10 @@ use std::io::Write;
 use clap::Args;
 use serde::Serialize;
 
+use super::settings::{self, ConfigArg};
 use super::units;
-use crate::agent::{Aim, Prepared, prepare};
-use crate::config::MapOrigin;
-use crate::model::{Pid, Watches};
+use crate::agent::{Prepared, prepare};
+use crate::model::Watches;
 use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 use crate::target::Target;
 
@@ -17,16 +17,19 @@ use profiler_common::Role;
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
     /// The process.
-    #[arg(short, long)]
-    pid: u32,
+    #[arg(short, long, required_unless_present = "config")]
+    pid: Option<u32>,
 
-    /// Symbol map: a built-in name (`qprof maps`) or a file; default: the built-in one that fits.
+    #[command(flatten)]
+    config: ConfigArg,
+
+    /// Symbol map: a name (`qprof maps`) or a file; default: the one that fits.
     #[arg(short, long, value_name = "NAME|FILE")]
     map: Vec<String>,
 
-    /// How many functions one pattern of the map may match.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = units::count)]
-    max_functions: usize,
+    /// How many functions one pattern of the map may match [default: 256].
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    max_functions: Option<usize>,
 
     /// Print JSON.
     #[arg(long)]
@@ -34,7 +37,8 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> {
-    let aim = Aim { pid: Pid(args.pid), maps: args.map.clone(), max_functions: args.max_functions };
+    let settings = args.config.load()?;
+    let aim = settings::aim(args.pid, &args.map, args.max_functions, &settings)?;
     let prepared = prepare(&aim)?;
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &Report::new(&prepared))?;
@@ -47,12 +51,8 @@ pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> 
 
 fn print(prepared: &Prepared, out: &mut impl Write) -> std::io::Result<()> {
     let Prepared { target, map, plan, took } = prepared;
-    let origin = match &map.origin {
-        MapOrigin::BuiltIn => "built in".to_owned(),
-        MapOrigin::File(path) => path.display().to_string(),
-    };
     writeln!(out, "target  {} ({}), {} objects", target.pid, target.name, target.objects.len())?;
-    writeln!(out, "map     {} ({origin})", map.name)?;
+    writeln!(out, "map     {} ({})", map.name, map.origin)?;
     writeln!(
         out,
         "plan    {} functions, {}; read and planned in {:.2} s; nothing is attached",

@@ -1,8 +1,8 @@
-//! `qprof generate`: what is made from the definition of the command line and of symbol maps.
+//! `qprof generate`: what is made from the definition of the command line and of its files.
 
 use std::io::Write;
 
-use clap::{Args, Command, Subcommand};
+use clap::{Args, Command, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
@@ -22,8 +22,20 @@ enum What {
     },
     /// The manual, a page a verb: `qprof generate man | man -l -`.
     Man,
-    /// The JSON Schema of symbol maps, for editors: `#:schema FILE` on the map's first line.
-    Schema,
+    /// A JSON Schema, for editors: `#:schema FILE` on the TOML file's first line.
+    Schema {
+        /// Of what.
+        #[arg(default_value = "map")]
+        of: SchemaOf,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum SchemaOf {
+    /// A symbol map.
+    Map,
+    /// The configuration file of `--config`.
+    Config,
 }
 
 pub(super) fn run(
@@ -39,8 +51,12 @@ pub(super) fn run(
             clap_complete::generate(*shell, &mut command, name, &mut text);
         }
         What::Man => manual(command, &mut text)?,
-        What::Schema => {
-            serde_json::to_writer_pretty(&mut text, &config::schema())?;
+        What::Schema { of } => {
+            let schema = match of {
+                SchemaOf::Map => config::schema(),
+                SchemaOf::Config => config::settings_schema(),
+            };
+            serde_json::to_writer_pretty(&mut text, &schema)?;
             text.push(b'\n');
         }
     }
@@ -97,8 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn the_schema_is_json() {
-        let schema: serde_json::Value = serde_json::from_str(&output(What::Schema)).unwrap();
-        assert_eq!(schema["title"], "qprof symbol map");
+    fn the_schemas_are_json() {
+        for (of, title) in
+            [(SchemaOf::Map, "qprof symbol map"), (SchemaOf::Config, "qprof configuration")]
+        {
+            let schema: serde_json::Value =
+                serde_json::from_str(&output(What::Schema { of })).unwrap();
+            assert_eq!(schema["title"], title);
+        }
     }
 }

@@ -7,8 +7,8 @@ mod maps;
 mod outcome;
 mod replay;
 mod run;
+mod settings;
 mod symbols;
-mod units;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 pub use outcome::Outcome;
 
-use crate::agent;
+use crate::{agent, units};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -79,11 +79,11 @@ enum Command {
     Symbols(symbols::SymbolsArgs),
     /// Report whether this machine can run qprof, and what is missing.
     Doctor(doctor::DoctorArgs),
-    /// List the built-in symbol maps, or print one.
+    /// List the symbol maps, print one, or say which fit a process.
     Maps(maps::MapsArgs),
     /// Send a recording (`run --record`) through the same pipeline.
     Replay(replay::ReplayArgs),
-    /// Print shell completions, the man page, or the JSON Schema of symbol maps.
+    /// Print shell completions, the man page, or the JSON Schema of maps and configuration.
     Generate(generate::GenerateArgs),
     /// The child that `doctor` traces.
     #[command(hide = true)]

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use crate::agent::{AimError, CommandError, Ended, LiveError, OutputError, PrepareError};
 use crate::attach::AttachError;
-use crate::config::MapError;
+use crate::config::{MapError, SettingsError};
 use crate::symbols::SymbolError;
 use crate::target::TargetError;
 
@@ -96,7 +96,7 @@ impl Outcome {
                 }
             });
         }
-        if cause.is::<MapError>() {
+        if cause.is::<MapError>() || cause.is::<SettingsError>() {
             return Some(Self::Usage);
         }
         if let Some(error) = cause.downcast_ref() {

@@ -7,6 +7,7 @@ use clap::Args;
 use super::Outcome;
 use super::run::OutArgs;
 use crate::agent;
+use crate::config::Settings;
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
@@ -19,5 +20,8 @@ pub(super) struct ReplayArgs {
 }
 
 pub(super) fn run(args: &ReplayArgs, color: bool) -> anyhow::Result<Outcome> {
-    Ok(Outcome::of_run(agent::replay(&args.recording, &args.out.settings(color))?))
+    Ok(Outcome::of_run(agent::replay(
+        &args.recording,
+        &args.out.settings(color, &Settings::default()),
+    )?))
 }

@@ -1,18 +1,23 @@
 //! `qprof run`: attach, trace, detach.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::settings::{self, ConfigArg};
 use super::{Outcome, units};
-use crate::agent::{self, RunAim, RunSettings, Whom};
+use crate::agent::{self, RunSettings};
 use crate::attach::AttachOptions;
-use crate::model::Pid;
+use crate::config::Settings;
 use crate::sink::{OtlpFlags, Protocol};
 use crate::ui::TreeStyle;
+
+/// The ring buffer, unless something else is said.
+const RING_BYTES: u32 = 8 << 20;
+/// How long a trace may wait, unless something else is said.
+const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -21,33 +26,19 @@ Examples:
   sudo qprof run -p 4711 --otlp http://127.0.0.1:4317          send traces to Jaeger
   sudo qprof run -p 4711 -m my-server.toml --output tree       print each query as a tree
   sudo qprof run -p 4711 --slow 50ms -o slow.otlp.jsonl        keep only slow queries, in a file
+  sudo qprof run --config /etc/qprof/qprof.toml                take all of that from a file
   sudo qprof run -p 4711 --record run.qprof --duration 30s     keep the raw events for `replay`
   sudo qprof run --exe postgres --children                     a server of many processes
   sudo qprof run -m duckdb -- python3 report.py                start a program and trace it")]
 pub(super) struct RunArgs {
-    /// A process to attach to; may be given several times.
-    #[arg(short, long, required_unless_present_any = ["exe", "command"])]
-    pid: Vec<u32>,
+    #[command(flatten)]
+    target: settings::TargetArgs,
 
-    /// Attach to the one process whose executable has this name, or with a `/` this path.
-    #[arg(long, value_name = "GLOB", conflicts_with_all = ["pid", "command"])]
-    exe: Option<String>,
+    #[command(flatten)]
+    config: ConfigArg,
 
-    /// Profile its child processes too: those there are, and those to come.
-    #[arg(long)]
-    children: bool,
-
-    /// When the target has ended, wait until it runs again, and attach again.
-    #[arg(long, conflicts_with = "command")]
-    follow: bool,
-
-    /// Start this program, attach before its `main`, and end it with qprof; its exit code becomes
-    /// qprof's.
-    #[arg(last = true, value_name = "CMD", conflicts_with = "pid")]
-    command: Vec<OsString>,
-
-    /// Symbol map: a built-in name (`qprof maps`) or a file; default: the built-in one that fits.
-    /// May be given several times.
+    /// Symbol map: a name (`qprof maps`) or a file; default: the one that fits. May be given several
+    /// times.
     #[arg(short, long, value_name = "NAME|FILE")]
     map: Vec<String>,
 
@@ -62,13 +53,13 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     duration: Option<Duration>,
 
-    /// Size of the kernel's ring buffer: a power of two, at least 4KiB.
-    #[arg(long, value_name = "SIZE", default_value = "8MiB", value_parser = units::size)]
-    ring: u32,
+    /// Size of the kernel's ring buffer: a power of two, at least 4KiB [default: 8MiB].
+    #[arg(long, value_name = "SIZE", value_parser = units::size)]
+    ring: Option<u32>,
 
-    /// How many functions one pattern of the map may match.
-    #[arg(long, value_name = "N", default_value = "256", value_parser = units::count)]
-    max_functions: usize,
+    /// How many functions one pattern of the map may match [default: 256].
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    max_functions: Option<usize>,
 
     /// Log every event the kernel side sees (slow; for debugging Qprof).
     #[arg(long)]
@@ -95,9 +86,9 @@ pub(super) struct OutArgs {
     )]
     protocol: Option<ProtocolArg>,
 
-    /// What to print on stdout.
-    #[arg(long, value_name = "WHAT", default_value = "summary")]
-    output: Output,
+    /// What to print on stdout [default: summary].
+    #[arg(long, value_name = "WHAT")]
+    output: Option<Output>,
 
     /// Write traces to FILE as OTLP JSON, a line a batch.
     #[arg(short = 'o', long = "out", value_name = "FILE")]
@@ -106,6 +97,10 @@ pub(super) struct OutArgs {
     /// Keep only traces whose root takes at least this long. The summary still counts all.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
     slow: Option<Duration>,
+
+    /// Keep this share of the traces, chosen by trace id: 0.1 is a tenth. The summary still counts all.
+    #[arg(long, value_name = "SHARE", value_parser = units::share)]
+    sample: Option<f64>,
 
     /// Fold spans shorter than this into a count, except on the critical path.
     #[arg(long, value_name = "TIME", value_parser = units::duration)]
@@ -119,9 +114,9 @@ pub(super) struct OutArgs {
     )]
     service: Option<String>,
 
-    /// How long a trace may wait for its last span.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = units::duration)]
-    grace: Duration,
+    /// How long a trace may wait for its last span [default: 10s].
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    grace: Option<Duration>,
 
     /// Write the final summary to FILE as JSON.
     #[arg(long, value_name = "FILE")]
@@ -148,8 +143,9 @@ enum ProtocolArg {
 }
 
 impl OutArgs {
-    /// As the agent wants it: nothing below here knows clap.
-    pub(super) fn settings(&self, color: bool) -> agent::OutSettings {
+    /// As the agent wants it: flag, then file, then default. Nothing below here knows clap.
+    pub(super) fn settings(&self, color: bool, file: &Settings) -> agent::OutSettings {
+        let output = &file.output;
         agent::OutSettings {
             otlp: OtlpFlags {
                 endpoint: self.otlp.clone(),
@@ -157,51 +153,43 @@ impl OutArgs {
                     ProtocolArg::Grpc => Protocol::Grpc,
                     ProtocolArg::Http => Protocol::HttpProtobuf,
                 }),
+                file: file.otlp.clone(),
             },
-            file: self.file.clone(),
+            file: self.file.clone().or_else(|| output.file.clone()),
             print: match self.output {
-                Output::Summary => agent::Print::Summary,
-                Output::Tree => agent::Print::Tree,
-                Output::Json => agent::Print::Json,
-                Output::None => agent::Print::Nothing,
+                None => output.print.unwrap_or(agent::Print::Summary),
+                Some(Output::Summary) => agent::Print::Summary,
+                Some(Output::Tree) => agent::Print::Tree,
+                Some(Output::Json) => agent::Print::Json,
+                Some(Output::None) => agent::Print::Nothing,
             },
             style: TreeStyle {
                 colour: color,
                 width: agent::terminal_width(std::io::stdout()),
                 max_spans: None,
             },
-            slow: self.slow,
-            min_span: self.min_span,
+            slow: self.slow.or(output.slow),
+            sample: self.sample.or(output.sample),
+            min_span: self.min_span.or(output.min_span),
             service: self.service.clone(),
-            grace: self.grace,
-            summary_json: self.summary_json.clone(),
+            service_in_file: file.service.clone(),
+            grace: self.grace.or(file.grace).unwrap_or(GRACE),
+            summary_json: self.summary_json.clone().or_else(|| output.summary_json.clone()),
         }
     }
 }
 
-fn whom(args: &RunArgs) -> Whom {
-    if let Some(glob) = &args.exe {
-        return Whom::Exe(glob.clone());
-    }
-    if !args.command.is_empty() {
-        return Whom::Command(args.command.clone());
-    }
-    Whom::Processes(args.pid.iter().copied().map(Pid).collect())
-}
-
 pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<ExitCode> {
+    let file = args.config.load()?;
     let settings = RunSettings {
-        aim: RunAim {
-            whom: whom(args),
-            children: args.children,
-            follow: args.follow,
-            maps: args.map.clone(),
-            max_functions: args.max_functions,
+        aim: settings::run_aim(&args.target, &args.map, args.max_functions, &file)?,
+        attach: AttachOptions {
+            ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
+            kernel_log: args.kernel_log,
         },
-        attach: AttachOptions { ring_bytes: args.ring, kernel_log: args.kernel_log },
-        record: args.record.clone(),
-        duration: args.duration,
-        out: args.out.settings(color),
+        record: args.record.clone().or_else(|| file.output.record.clone()),
+        duration: args.duration.or(file.duration),
+        out: args.out.settings(color, &file),
         quiet,
     };
     let ended = agent::run(&settings)?;

@@ -1,9 +1,9 @@
-//! What can be wrong with a symbol map, said so that it can be put right.
+//! What can be wrong with a symbol map or a configuration file, said so that it can be put right.
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::map::MapOrigin;
 
@@ -13,19 +13,19 @@ pub enum MapError {
     /// The text of a map breaks a rule of the format.
     #[error("{0}")]
     Invalid(Box<Diagnostic>),
-    /// `-m NAME`, and no built-in map has that name.
+    /// `-m NAME`, and no map has that name.
     #[error(
-        "no built-in symbol map is called `{name}`{}; built in: {}; a file of yours: \
-         `-m ./{name}.toml`",
+        "no symbol map is called `{name}`{}; there are: {}; a file of yours: `-m ./{name}.toml`, or \
+         put it into /etc/qprof/maps",
         did_you_mean(.nearest),
         .known.join(", ")
     )]
     UnknownName {
         /// The name asked for.
         name: String,
-        /// The built-in names like it, nearest first.
+        /// The names like it, nearest first.
         nearest: Vec<String>,
-        /// All built-in names.
+        /// All names.
         known: Vec<String>,
     },
     /// The file could not be read.
@@ -37,8 +37,17 @@ pub enum MapError {
         #[source]
         error: io::Error,
     },
+    /// A folder of maps could not be read.
+    #[error("cannot read the folder of symbol maps {}; make it readable, or leave it out of `maps_dir`", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        error: io::Error,
+    },
     /// No map was named at all.
-    #[error("no symbol map is named; name one with `-m`, `qprof maps` lists the built-in ones")]
+    #[error("no symbol map is named; name one with `-m`, `qprof maps` lists them")]
     NoMap,
     /// Two of several maps use one name for different hand-offs.
     #[error(
@@ -118,6 +127,11 @@ impl<'a> Source<'a> {
         Self { text, file }
     }
 
+    /// The text of a file that is no symbol map.
+    pub(super) fn of_file(text: &'a str, path: &Path) -> Self {
+        Self { text, file: path.display().to_string() }
+    }
+
     /// The line, from 1, that byte `at` is in.
     pub(super) fn line(&self, at: usize) -> usize {
         self.before(at).matches('\n').count() + 1
@@ -130,6 +144,16 @@ impl<'a> Source<'a> {
         problem: impl Into<String>,
         help: impl Into<String>,
     ) -> MapError {
+        MapError::Invalid(Box::new(self.diagnostic(span, problem, help)))
+    }
+
+    /// As [`Source::error`], for whatever the file is.
+    pub(super) fn diagnostic(
+        &self,
+        span: Range<usize>,
+        problem: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Diagnostic {
         let help = help.into();
         let before = self.before(span.start);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -140,7 +164,7 @@ impl<'a> Source<'a> {
             .text
             .get(span)
             .map_or(1, |wrong| wrong.lines().next().map_or(0, |first| first.chars().count()));
-        MapError::Invalid(Box::new(Diagnostic {
+        Diagnostic {
             file: self.file.clone(),
             line: self.line(before.len()),
             column,
@@ -148,7 +172,7 @@ impl<'a> Source<'a> {
             help: (!help.is_empty()).then_some(help),
             text: line_text.chars().map(printable).collect(),
             width: wrong.min(rest).max(1),
-        }))
+        }
     }
 
     /// The text before byte `at`, or before the character that byte is part of.

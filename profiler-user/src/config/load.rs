@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::error::MapError;
 use super::map::{MapOrigin, SymbolMap};
-use super::nearest::nearest;
 use super::parse::parse_map;
 use super::raw::RawMap;
 use crate::model::OrphanPolicy;
@@ -41,32 +40,15 @@ pub const fn built_in() -> &'static [BuiltIn] {
 /// No map is larger: those of 300 functions have 30 KiB.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// The map a user names with `-m`: a path where it contains `/` or ends in `.toml`, otherwise the
-/// name of a built-in map.
-///
-/// # Errors
-///
-/// [`MapError::UnknownName`] with the nearest names, [`MapError::Unreadable`], and those of
-/// [`parse_map`].
-pub fn load_map(name_or_path: &str) -> Result<SymbolMap, MapError> {
-    if names_a_file(name_or_path) {
-        let path = Path::new(name_or_path);
-        let text =
-            read(path).map_err(|error| MapError::Unreadable { path: path.to_path_buf(), error })?;
-        return parse_map(&text, MapOrigin::File(path.to_path_buf()));
-    }
-    find_built_in(name_or_path)?.parse()
-}
-
-/// Reads a map's text. A device or a file without end must not fill the machine's memory.
-fn read(path: &Path) -> io::Result<String> {
+/// Reads the text of a map or a configuration. A device or a file without end must not fill the machine's memory.
+pub(super) fn read(path: &Path) -> io::Result<String> {
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a regular file"));
     }
     let mut text = String::new();
     fs::File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if text.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other("larger than a symbol map can be (1 MiB)"));
+        return Err(io::Error::other("larger than such a file can be (1 MiB)"));
     }
     Ok(text)
 }
@@ -74,22 +56,6 @@ fn read(path: &Path) -> io::Result<String> {
 /// Whether `-m` takes `given` for a path and not for a name.
 pub(super) fn names_a_file(given: &str) -> bool {
     given.contains('/') || Path::new(given).extension().is_some_and(|end| end == "toml")
-}
-
-/// The built-in map of a name.
-///
-/// # Errors
-///
-/// [`MapError::UnknownName`] with the nearest names.
-pub fn find_built_in(name: &str) -> Result<&'static BuiltIn, MapError> {
-    built_in().iter().find(|map| map.name == name).ok_or_else(|| {
-        let known = || built_in().iter().map(|map| map.name);
-        MapError::UnknownName {
-            name: name.to_owned(),
-            nearest: nearest(name, known(), 3).into_iter().map(str::to_owned).collect(),
-            known: known().map(str::to_owned).collect(),
-        }
-    })
 }
 
 /// Several maps as one, the first named first: where two declare the same function, the earlier

@@ -1,9 +1,11 @@
 //! A validated symbol map: the only form the rest of the program sees.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::model::{Moment, OrphanPolicy, Scope, Takes, VirtAddr};
+use crate::target::BuildId;
 
 /// Where a map was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +14,15 @@ pub enum MapOrigin {
     BuiltIn,
     /// A file of the user's.
     File(PathBuf),
+}
+
+impl fmt::Display for MapOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built in"),
+            Self::File(path) => write!(f, "{}", path.display()),
+        }
+    }
 }
 
 /// A validated symbol map.
@@ -42,6 +53,19 @@ pub struct MatchDecl {
     pub object: String,
     /// Functions that object must have (same syntax as `function`).
     pub functions: Vec<String>,
+    /// Which versions of the program the map is for: text, shown as it is.
+    pub versions: Option<String>,
+    /// Builds it was checked with.
+    pub builds: Vec<Build>,
+}
+
+/// A build of the program that a map was checked with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Build {
+    /// The build id of the object.
+    pub id: BuildId,
+    /// Its version.
+    pub version: String,
 }
 
 /// How functions are chosen.

@@ -7,16 +7,18 @@ use std::sync::Arc;
 
 use profiler_common::MAX_WORDS;
 
-use super::error::{MapError, Source};
+use super::error::{Diagnostic, MapError, Source};
 use super::key::parse_key;
-use super::map::{EndDecl, HandoffDecl, KeyExpr, MapOrigin, MatchDecl, SpanDecl, SymbolMap};
+use super::map::{Build, EndDecl, HandoffDecl, KeyExpr, MapOrigin, MatchDecl, SpanDecl, SymbolMap};
 use super::nearest::nearest;
 use super::raw::{
     At, RawEnd, RawHandoff, RawKey, RawMap, RawMatch, RawOrphans, RawScope, RawSpan, RawTakes,
     RawVersion,
 };
+use super::versions::{Version, Versions};
 use super::words::RawSelector;
 use crate::model::{Moment, OrphanPolicy, Scope, Takes};
+use crate::target::BuildId;
 
 /// The version of the format this program reads.
 pub(super) const VERSION: i64 = 1;
@@ -57,16 +59,8 @@ impl Source<'_> {
     fn toml_error(&self, error: &toml::de::Error) -> MapError {
         let message = error.message();
         let span = error.span().unwrap_or(0..0);
-        if let Some((kind, given, valid)) = unknown(message) {
-            let list = valid.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
-            let near = nearest(given, valid, 1)
-                .first()
-                .map_or_else(String::new, |near| format!("did you mean `{near}`? "));
-            return self.error(
-                span,
-                format!("unknown {kind} `{given}`"),
-                format!("{near}the {kind}s here are {list}"),
-            );
+        if let Some(diagnostic) = self.unknown(error) {
+            return MapError::Invalid(Box::new(diagnostic));
         }
         let help = if let Some(field) = message.strip_prefix("missing field ") {
             match field {
@@ -85,6 +79,20 @@ impl Source<'_> {
         };
         // The reader's messages may run over several lines; ours is one.
         self.error(span, message.lines().next().unwrap_or("this is no TOML"), help)
+    }
+
+    /// What is wrong if it is a name that is not known here, with the nearest that is.
+    pub(super) fn unknown(&self, error: &toml::de::Error) -> Option<Diagnostic> {
+        let (kind, given, valid) = unknown(error.message())?;
+        let list = valid.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let near = nearest(given, valid, 1)
+            .first()
+            .map_or_else(String::new, |near| format!("did you mean `{near}`? "));
+        Some(self.diagnostic(
+            error.span().unwrap_or(0..0),
+            format!("unknown {kind} `{given}`"),
+            format!("{near}the {kind}s here are {list}"),
+        ))
     }
 
     fn map(&self, raw: RawMap, origin: MapOrigin) -> Result<SymbolMap, MapError> {
@@ -130,14 +138,60 @@ impl Source<'_> {
     }
 
     fn matching(&self, raw: &RawMatch) -> Result<MatchDecl, MapError> {
-        let RawMatch { object, functions } = raw;
+        let RawMatch { object, functions, versions, builds } = raw;
+        let range = versions.as_ref().map(|versions| self.versions(versions)).transpose()?;
         Ok(MatchDecl {
+            versions: versions.as_ref().map(|versions| versions.get().trim().to_owned()),
+            builds: builds
+                .iter()
+                .map(|(id, version)| self.build(id, version, range.as_ref()))
+                .collect::<Result<_, _>>()?,
             object: self.glob(object)?,
             functions: functions
                 .iter()
                 .map(|function| self.function_glob(function))
                 .collect::<Result<_, _>>()?,
         })
+    }
+
+    fn versions(&self, at: &At<String>) -> Result<Versions, MapError> {
+        Versions::parse(at.get()).ok_or_else(|| {
+            self.error(
+                at.span(),
+                format!("`{}` is no range of versions", at.get()),
+                "write comparisons with commas between, all of which hold: \">=2.5, <2.6\"",
+            )
+        })
+    }
+
+    fn build(
+        &self,
+        id: &str,
+        version: &At<String>,
+        range: Option<&Versions>,
+    ) -> Result<Build, MapError> {
+        let Some(id) = build_id(id) else {
+            return Err(self.error(
+                version.span(),
+                format!("`{id}` is no build id"),
+                "write the hexadecimal digits that `file` or `readelf -n` shows",
+            ));
+        };
+        let Some(parsed) = Version::parse(version.get()) else {
+            return Err(self.error(
+                version.span(),
+                format!("`{}` is no version", version.get()),
+                "write numbers with dots between: \"2.5.1\"",
+            ));
+        };
+        if range.is_some_and(|range| !range.hold(&parsed)) {
+            return Err(self.error(
+                version.span(),
+                format!("version {} is outside of `versions`", version.get()),
+                "a build that the map was checked with is one it is for: widen `versions`",
+            ));
+        }
+        Ok(Build { id, version: version.get().clone() })
     }
 
     fn spans(&self, raw: &[At<RawSpan>], system: &Arc<str>) -> Result<Vec<SpanDecl>, MapError> {
@@ -335,13 +389,25 @@ impl Source<'_> {
 
 /// Takes "unknown field `x`, expected one of `a`, `b`" apart: kind, what was given, what is valid.
 /// This is `serde`'s wording; should it change, the message is shown as it is.
-fn unknown(message: &str) -> Option<(&'static str, &str, Vec<&str>)> {
+pub(super) fn unknown(message: &str) -> Option<(&'static str, &str, Vec<&str>)> {
     let (kind, rest) = [("field", "unknown field `"), ("value", "unknown variant `")]
         .into_iter()
         .find_map(|(kind, prefix)| Some((kind, message.strip_prefix(prefix)?)))?;
     let (given, expected) = rest.split_once("`, expected ")?;
     let valid = expected.split('`').skip(1).step_by(2).collect();
     Some((kind, given, valid))
+}
+
+/// Reads hexadecimal digits, two a byte, of 8 to 64 bytes.
+fn build_id(digits: &str) -> Option<BuildId> {
+    let pairs = digits.as_bytes().chunks(2);
+    let bytes: Option<Vec<u8>> = pairs
+        .map(|pair| {
+            let pair = str::from_utf8(pair).ok().filter(|pair| pair.len() == 2)?;
+            u8::from_str_radix(pair, 16).ok().filter(|_| !pair.starts_with('+'))
+        })
+        .collect();
+    bytes.filter(|bytes| (8..=64).contains(&bytes.len())).map(BuildId)
 }
 
 fn words(count: usize) -> String {

@@ -3,6 +3,7 @@
 //! The doc comments of the fields are the descriptions in the JSON Schema.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Range;
 
@@ -99,6 +100,15 @@ pub(super) struct RawMatch {
     /// Functions that object must have, written as `function` of a span.
     #[serde(default)]
     pub(super) functions: Vec<At<String>>,
+    /// Which versions of the program the map is for: comparisons with commas between, all of which
+    /// hold: ">=2.5, <2.6". Shown by `qprof maps`; a program of another version is not refused.
+    #[schemars(regex(
+        pattern = r"^\s*(>=|<=|>|<|=)\s*[0-9]+(\.[0-9]+)*(\s*,\s*(>=|<=|>|<|=)\s*[0-9]+(\.[0-9]+)*)*\s*$"
+    ))]
+    pub(super) versions: Option<At<String>>,
+    /// Builds the map was checked with: the build id of the object (`file` shows it) and its version.
+    #[serde(default)]
+    pub(super) builds: BTreeMap<String, At<String>>,
 }
 
 /// A function, or several, whose calls become spans. Exactly one of `function`, `linkage` and

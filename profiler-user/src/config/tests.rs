@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::model::{Moment, OrphanPolicy, Scope, Takes, VirtAddr};
+use crate::target::BuildId;
 
 const WHOLE: &str = r#"
 version = 1
@@ -17,6 +18,8 @@ orphans = "keep"
 [match]
 object = "*/engine"
 functions = ["engine::Server::*"]
+versions = ">=2.5, <2.6"
+builds = { 0102030405060708 = "2.5.1" }
 
 [[span]]
 name = "request"
@@ -90,7 +93,12 @@ fn every_field_is_read() {
     assert_eq!(map.orphans, OrphanPolicy::Keep);
     assert_eq!(
         map.matching,
-        Some(MatchDecl { object: "*/engine".into(), functions: vec!["engine::Server::*".into()] })
+        Some(MatchDecl {
+            object: "*/engine".into(),
+            functions: vec!["engine::Server::*".into()],
+            versions: Some(">=2.5, <2.6".into()),
+            builds: vec![Build { id: BuildId((1..=8).collect()), version: "2.5.1".into() }],
+        })
     );
     let [request, scan, again] = map.spans.as_slice() else { panic!("{:?}", map.spans) };
     assert_eq!(request.selector.select, Select::Function("engine::Server::handle(*)".into()));
@@ -98,7 +106,7 @@ fn every_field_is_read() {
     assert!(request.root && request.required);
     assert_eq!(request.stage.as_deref(), Some("search"));
     assert_eq!(request.operation.as_deref(), Some("search"));
-    assert_eq!(request.line, 12);
+    assert_eq!(request.line, 14);
     assert_eq!(scan.selector.select, Select::Linkage("_ZN6engine4scanEv".into()));
     assert_eq!(scan.selector.object.as_deref(), Some("libengine.so*"));
     assert!(!scan.root && !scan.required);
@@ -113,7 +121,7 @@ fn every_field_is_read() {
     assert_eq!(queue.take.selector.object.as_deref(), Some("libengine.so"));
     assert_eq!((queue.takes, queue.scope), (Takes::Any, Scope::Target));
     assert_eq!(queue.span.as_deref(), Some("wait"));
-    assert_eq!(queue.line, 29);
+    assert_eq!(queue.line, 31);
 }
 
 #[test]
@@ -392,28 +400,45 @@ fn takes_is_a_number_or_any() {
 }
 
 #[test]
+fn versions_and_builds_must_agree() {
+    let with = |fields: &str| with(&format!("[match]\nobject = \"*/e\"\n{fields}\n"));
+    for (fields, place, says) in [
+        ("versions = \"2.5\"", "\"2.5\"", ">=2.5, <2.6"),
+        ("builds = { zz = \"2.5\" }", "\"2.5\"", "hexadecimal"),
+        ("builds = { 0102030405060708 = \"v2\" }", "\"v2\"", "numbers with dots"),
+        (
+            "versions = \"<2\"\nbuilds = { 0102030405060708 = \"2.5\" }",
+            "\"2.5\"",
+            "outside of `versions`",
+        ),
+    ] {
+        assert_refused(&with(fields), place, &[says]);
+    }
+}
+
+#[test]
 fn every_built_in_map_is_valid_and_has_the_name_it_is_listed_by() {
     for built_in in built_in() {
         let map = built_in.parse().unwrap_or_else(|error| panic!("{error}"));
         assert_eq!(map.name, built_in.name);
         assert_ne!(map.description, "");
         assert!(map.matching.is_some());
-        assert_eq!(load_map(built_in.name).unwrap(), map);
+        assert_eq!(load_map(built_in.name, &[]).unwrap().map, map);
     }
 }
 
 #[test]
 fn a_map_is_a_built_in_name_or_a_path() {
-    let error = load_map("milvus-light").unwrap_err().to_string();
+    let error = load_map("milvus-light", &[]).unwrap_err().to_string();
     assert!(error.contains("did you mean `milvus-lite`?"), "{error}");
-    let error = load_map("zzz").unwrap_err().to_string();
-    assert!(error.contains("built in: milvus-lite") && !error.contains("mean"), "{error}");
-    let error = load_map("./none").unwrap_err().to_string();
+    let error = load_map("zzz", &[]).unwrap_err().to_string();
+    assert!(error.contains("milvus-lite") && !error.contains("mean"), "{error}");
+    let error = load_map("./none", &[]).unwrap_err().to_string();
     assert!(error.contains("cannot read the symbol map ./none"), "{error}");
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("own.toml");
     std::fs::write(&path, WHOLE).unwrap();
-    let map = load_map(path.to_str().unwrap()).unwrap();
+    let map = load_map(path.to_str().unwrap(), &[]).unwrap().map;
     assert_eq!(map.origin, MapOrigin::File(path));
 }
 

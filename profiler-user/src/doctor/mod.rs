@@ -1,5 +1,6 @@
 //! Whether this machine can do it: the kernel is asked, not guessed, and a child is traced.
 
+mod remedies;
 mod self_test;
 
 use std::fmt::Write as _;
@@ -8,7 +9,10 @@ use serde::Serialize;
 
 pub use self_test::{SelfTest, child, self_test};
 
-use crate::attach::{Answer, KernelFeatures, kernel_features};
+use remedies::{Remedies, bpf_refused, remedies, word};
+
+use crate::attach::{KernelFeatures, kernel_features};
+use crate::target::{Confinement, ContainerRuntime, confinement};
 
 /// What `doctor` found.
 #[derive(Debug, Serialize)]
@@ -17,25 +21,34 @@ pub struct Diagnosis {
     pub version: &'static str,
     /// What the kernel says it can do.
     pub kernel: KernelFeatures,
+    /// What keeps this process from parts of the system.
+    pub confinement: Confinement,
     /// What became of tracing a child of our own; none if the kernel rules it out.
     pub self_test: Option<SelfTest>,
     /// Whether `run` can work here.
     pub ready: bool,
     /// What is missing, and what to do about it; empty when ready.
     pub remedies: Vec<String>,
+    /// What is missing and stops nothing, and what to do about it.
+    pub advice: Vec<String>,
+    /// In a container that lacks something: how to start one that lacks nothing, line by line.
+    pub container: Vec<String>,
 }
 
 /// Examines this machine.
 #[must_use]
 pub fn diagnose() -> Diagnosis {
     let kernel = kernel_features();
-    let mut remedies = remedies(&kernel);
+    let confinement = confinement();
+    let found = remedies(&kernel, &confinement, bpf_refused().as_ref());
+    let Remedies { needed: mut remedies, advice, container } = found;
     let self_test = remedies.is_empty().then(self_test);
     if let Some(SelfTest::Failed { why }) = &self_test {
         remedies.push(format!("the self-test failed: {why}"));
     }
     let version = env!("CARGO_PKG_VERSION");
-    Diagnosis { version, ready: remedies.is_empty(), kernel, self_test, remedies }
+    let ready = remedies.is_empty();
+    Diagnosis { version, kernel, confinement, self_test, ready, remedies, advice, container }
 }
 
 impl Diagnosis {
@@ -48,7 +61,7 @@ impl Diagnosis {
             let _: Result<(), _> = writeln!(text, "{name:<18} {value}");
         };
         row("qprof", self.version);
-        for (name, value) in rows(&self.kernel) {
+        for (name, value) in rows(&self.kernel, &self.confinement) {
             row(name, &value);
         }
         match &self.self_test {
@@ -70,49 +83,20 @@ impl Diagnosis {
                 let _: Result<(), _> = writeln!(text, "  - {remedy}");
             }
         }
+        if !self.container.is_empty() {
+            text.push_str("a container that lacks nothing:\n");
+            for line in &self.container {
+                let _: Result<(), _> = writeln!(text, "    {line}");
+            }
+        }
+        for advice in &self.advice {
+            let _: Result<(), _> = writeln!(text, "note: {advice}");
+        }
         text
     }
 }
 
-/// What keeps us from attaching, and what to do about it.
-fn remedies(kernel: &KernelFeatures) -> Vec<String> {
-    let mut remedies = Vec::new();
-    if !kernel.missing_capabilities.is_empty() {
-        let how = kernel.setcap_line().unwrap_or_default();
-        remedies.push(format!(
-            "missing capabilities: {}. Run as root, or give them to the program: {how}",
-            kernel.missing_capabilities.join(", ")
-        ));
-    }
-    if kernel.lockdown.as_deref() == Some("confidentiality") {
-        remedies.push(
-            "the kernel is locked down (confidentiality): BPF may not read memory; boot with \
-             lockdown=integrity or none"
-                .to_owned(),
-        );
-    }
-    if !kernel.initial_pid_namespace {
-        remedies.push(
-            "this is a pid namespace of its own: start the container with --pid=host".to_owned(),
-        );
-    }
-    // Without the capabilities the kernel answers nothing else.
-    if remedies.is_empty() {
-        if !kernel.uprobe_multi.is_yes() {
-            remedies.push(format!(
-                "kernel {} has no uprobe_multi links ({}): 6.6 or newer is needed",
-                kernel.release,
-                word(&kernel.uprobe_multi)
-            ));
-        }
-        if !kernel.ring_buffer.is_yes() {
-            remedies.push(format!("no BPF ring buffer ({})", word(&kernel.ring_buffer)));
-        }
-    }
-    remedies
-}
-
-fn rows(kernel: &KernelFeatures) -> Vec<(&'static str, String)> {
+fn rows(kernel: &KernelFeatures, own: &Confinement) -> Vec<(&'static str, String)> {
     let yes = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
     let missing = &kernel.missing_capabilities;
     vec![
@@ -123,6 +107,8 @@ fn rows(kernel: &KernelFeatures) -> Vec<(&'static str, String)> {
         ("ring buffer", word(&kernel.ring_buffer)),
         ("kernel BTF", yes(kernel.btf)),
         ("lockdown", kernel.lockdown.clone().unwrap_or_else(|| "none".to_owned())),
+        ("container", own.container.map_or("no", ContainerRuntime::name).to_owned()),
+        ("seccomp filter", yes(own.seccomp_filter)),
         ("host pids", yes(kernel.initial_pid_namespace)),
         (
             "capabilities",
@@ -133,12 +119,4 @@ fn rows(kernel: &KernelFeatures) -> Vec<(&'static str, String)> {
             },
         ),
     ]
-}
-
-fn word(answer: &Answer) -> String {
-    match answer {
-        Answer::Yes => "yes".to_owned(),
-        Answer::No => "no".to_owned(),
-        Answer::Unknown(why) => format!("unknown ({why})"),
-    }
 }

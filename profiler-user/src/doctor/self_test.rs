@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::agent::{Aim, Live, LiveOptions, Prepared, prepare_with};
+use crate::agent::{Aim, Live, LiveOptions, Prepared, Search, prepare_with};
 use crate::attach::AttachOptions;
 use crate::config::{self, MapOrigin};
 use crate::model::{Evidence, ExitKind, Pid, Trace};
@@ -66,7 +66,8 @@ fn attempt() -> anyhow::Result<Duration> {
     let child = Subject::start()?;
     let begun = Instant::now();
     let map = config::parse_map(MAP, MapOrigin::BuiltIn)?;
-    let aim = Aim { pid: Pid(child.0.id()), maps: Vec::new(), max_functions: 8 };
+    let search = Search { max_functions: 8, ..Search::default() };
+    let aim = Aim { pid: Pid(child.0.id()), maps: Vec::new(), search };
     let prepared = prepare_with(&aim, map)?;
     let (attached, traces) = trace(child, &prepared)?;
     verify(&traces)?;

@@ -1,5 +1,5 @@
-//! Where and how to export over OTLP: flag > environment > default, refused early where it cannot
-//! work.
+//! Where and how to export over OTLP: flag > environment > file > default, refused early where it
+//! cannot work.
 //!
 //! The variables are those of the OpenTelemetry specification ("OpenTelemetry Protocol Exporter",
 //! "Environment Variable Specification"); the form for traces wins over the general one.
@@ -13,40 +13,13 @@ use reqwest::Url;
 
 use super::otlp_error::OtlpConfigError;
 use super::resource::percent_decode;
+use crate::config::OtlpSettings;
+
+pub use crate::config::Protocol;
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const TRACES_ENDPOINT: &str = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT";
 const TRACES_PATH: &str = "v1/traces";
-
-/// How OTLP is carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protocol {
-    /// gRPC, usually on port 4317.
-    Grpc,
-    /// Protobuf over HTTP, usually on port 4318.
-    HttpProtobuf,
-}
-
-impl FromStr for Protocol {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.to_ascii_lowercase().as_str() {
-            "grpc" => Ok(Self::Grpc),
-            "http/protobuf" => Ok(Self::HttpProtobuf),
-            _ => Err("use grpc or http/protobuf".to_owned()),
-        }
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Grpc => "grpc",
-            Self::HttpProtobuf => "http/protobuf",
-        })
-    }
-}
 
 /// What the command line says about export.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +28,8 @@ pub struct OtlpFlags {
     pub endpoint: Option<String>,
     /// `--protocol`.
     pub protocol: Option<Protocol>,
+    /// `[otlp]` of the configuration file, which the environment comes before.
+    pub file: Option<OtlpSettings>,
 }
 
 /// The bounds of batching and queueing.
@@ -128,6 +103,7 @@ enum Source {
     Flag,
     Traces,
     General,
+    File,
     Default,
 }
 
@@ -137,12 +113,13 @@ impl Source {
             Self::Flag => "--otlp",
             Self::Traces => TRACES_ENDPOINT,
             Self::General | Self::Default => ENDPOINT,
+            Self::File => "[otlp] endpoint",
         }
     }
 }
 
 impl OtlpConfig {
-    /// Puts flags and environment together. Nothing: no export is wanted.
+    /// Puts flags, environment and file together. Nothing: no export is wanted.
     ///
     /// # Errors
     ///
@@ -154,10 +131,11 @@ impl OtlpConfig {
         let env = Env(&env);
         let Some((source, given)) = endpoint(flags, &env)? else { return Ok(None) };
         let mut notes = Vec::new();
+        let file = flags.file.clone().unwrap_or_default();
 
         let explicit = match flags.protocol {
             Some(protocol) => Some(protocol),
-            None => env.parse("PROTOCOL", str::parse)?,
+            None => env.parse("PROTOCOL", str::parse)?.or(file.protocol),
         };
         let given = with_scheme(given, source, explicit, &env)?;
         let mut url = parse(source, &given)?;
@@ -199,18 +177,22 @@ impl OtlpConfig {
         Ok(Some(Self {
             endpoint: url.as_str().trim_end_matches('/').to_owned(),
             protocol,
-            headers: headers(&env)?,
+            headers: headers(&env)?.or(file.headers.clone()).unwrap_or_default(),
             gzip: env
                 .parse("COMPRESSION", |text| match text.to_ascii_lowercase().as_str() {
                     "gzip" => Ok(true),
                     "none" => Ok(false),
                     _ => Err("use gzip or none"),
                 })?
+                .or(file.gzip)
                 .unwrap_or(false),
-            timeout: env.parse("TIMEOUT", millis)?.unwrap_or(Duration::from_secs(10)),
+            timeout: env
+                .parse("TIMEOUT", millis)?
+                .or(file.request_timeout)
+                .unwrap_or(Duration::from_secs(10)),
             ca,
             identity,
-            limits: batch_limits(&env, millis)?,
+            limits: batch_limits(&env, &file, millis)?,
             notes,
         }))
     }
@@ -275,12 +257,16 @@ fn endpoint(flags: &OtlpFlags, env: &Env<'_>) -> Result<Option<(Source, String)>
     if names("none") {
         return Ok(None);
     }
+    let file = flags.file.as_ref();
     Ok(if let Some(url) = env.get(TRACES_ENDPOINT) {
         Some((Source::Traces, url))
     } else if let Some(url) = env.get(ENDPOINT) {
         Some((Source::General, url))
-    } else if names("otlp") || flags.protocol.is_some() {
-        let port = if flags.protocol == Some(Protocol::HttpProtobuf) { 4318 } else { 4317 };
+    } else if let Some(url) = file.and_then(|file| file.endpoint.clone()) {
+        Some((Source::File, url))
+    } else if names("otlp") || flags.protocol.is_some() || file.is_some() {
+        let protocol = flags.protocol.or(file.and_then(|file| file.protocol));
+        let port = if protocol == Some(Protocol::HttpProtobuf) { 4318 } else { 4317 };
         Some((Source::Default, format!("http://localhost:{port}")))
     } else {
         None
@@ -300,7 +286,10 @@ fn with_scheme(
     }
     let insecure = env.exporter("INSECURE").map(|(_, value)| value);
     match insecure {
-        Some(value) if source != Source::Flag && protocol != Some(Protocol::HttpProtobuf) => {
+        Some(value)
+            if matches!(source, Source::Traces | Source::General | Source::Default)
+                && protocol != Some(Protocol::HttpProtobuf) =>
+        {
             let scheme = if value.eq_ignore_ascii_case("true") { "http" } else { "https" };
             Ok(format!("{scheme}://{url}"))
         }
@@ -352,8 +341,9 @@ fn append_traces_path(url: &mut Url) {
     }
 }
 
-fn headers(env: &Env<'_>) -> Result<Vec<(String, String)>, OtlpConfigError> {
-    let Some((variable, list)) = env.exporter("HEADERS") else { return Ok(Vec::new()) };
+/// The headers of the environment; none: it names none.
+fn headers(env: &Env<'_>) -> Result<Option<Vec<(String, String)>>, OtlpConfigError> {
+    let Some((variable, list)) = env.exporter("HEADERS") else { return Ok(None) };
     let items = list.split(',').map(str::trim).filter(|item| !item.is_empty());
     items
         .enumerate()
@@ -367,7 +357,8 @@ fn headers(env: &Env<'_>) -> Result<Vec<(String, String)>, OtlpConfigError> {
             let number = index + 1;
             header.ok_or_else(|| OtlpConfigError::Headers { variable: variable.clone(), number })
         })
-        .collect()
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 type Pem = Vec<u8>;
@@ -407,25 +398,32 @@ fn certificates(env: &Env<'_>) -> Result<Certificates, OtlpConfigError> {
 
 fn batch_limits(
     env: &Env<'_>,
+    file: &OtlpSettings,
     millis: impl Fn(&str) -> Result<Duration, &'static str>,
 ) -> Result<BatchLimits, OtlpConfigError> {
+    const BATCH: &str = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE";
     let count = |text: &str| {
         text.parse().ok().filter(|count: &usize| *count > 0).ok_or("write a number, at least 1")
     };
     let default = BatchLimits::default();
+    let from_env = env.parse_own(BATCH, count)?;
+    let queue = env.parse_own("OTEL_BSP_MAX_QUEUE_SIZE", count)?;
+    let delay = env.parse_own("OTEL_BSP_SCHEDULE_DELAY", &millis)?;
+    let export = env.parse_own("OTEL_BSP_EXPORT_TIMEOUT", &millis)?;
     let limits = BatchLimits {
-        queue: env.parse_own("OTEL_BSP_MAX_QUEUE_SIZE", count)?.unwrap_or(default.queue),
-        batch: env.parse_own("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", count)?.unwrap_or(default.batch),
-        delay: env.parse_own("OTEL_BSP_SCHEDULE_DELAY", &millis)?.unwrap_or(default.delay),
-        export: env.parse_own("OTEL_BSP_EXPORT_TIMEOUT", &millis)?.unwrap_or(default.export),
+        queue: queue.or(file.queue_size).unwrap_or(default.queue),
+        batch: from_env.or(file.batch_size).unwrap_or(default.batch),
+        delay: delay.or(file.batch_delay).unwrap_or(default.delay),
+        export: export.or(file.timeout).unwrap_or(default.export),
     };
     if limits.batch > limits.queue {
+        let in_file = from_env.is_none() && file.batch_size.is_some();
         return Err(OtlpConfigError::Variable {
-            variable: "OTEL_BSP_MAX_EXPORT_BATCH_SIZE".to_owned(),
+            variable: if in_file { "[otlp] batch_size" } else { BATCH }.to_owned(),
             value: limits.batch.to_string(),
             fix: format!(
                 "a batch cannot be larger than the queue ({}); lower it, or raise \
-                 OTEL_BSP_MAX_QUEUE_SIZE",
+                 OTEL_BSP_MAX_QUEUE_SIZE (in the configuration: queue_size)",
                 limits.queue
             ),
         });

@@ -14,7 +14,7 @@ impl IdSource {
         Self(seed)
     }
 
-    pub(super) fn trace(&mut self) -> TraceId {
+    pub(crate) fn trace(&mut self) -> TraceId {
         TraceId(u128::from(self.next()) << 64 | u128::from(self.next()))
     }
 

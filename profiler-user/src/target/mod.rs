@@ -5,6 +5,7 @@ mod find;
 mod maps;
 mod object;
 mod open;
+mod own;
 pub mod process;
 mod watch;
 
@@ -12,5 +13,6 @@ pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use object::{BuildId, Inode, MappedObject, ObjectId, Target};
 pub use open::mapped_inodes;
+pub use own::{Confinement, ContainerRuntime, confinement};
 pub use process::{ProcessFacts, thread_name};
 pub use watch::ExitWatch;

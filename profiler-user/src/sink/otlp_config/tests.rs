@@ -7,7 +7,7 @@ fn resolve(
     protocol: Option<Protocol>,
     vars: Vars<'_>,
 ) -> Result<Option<OtlpConfig>, OtlpConfigError> {
-    let flags = OtlpFlags { endpoint: endpoint.map(str::to_owned), protocol };
+    let flags = OtlpFlags { endpoint: endpoint.map(str::to_owned), protocol, file: None };
     OtlpConfig::resolve(&flags, |name| {
         vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
     })
@@ -199,4 +199,62 @@ fn certificates_are_read_early() {
     for half in [certificate, key] {
         assert!(error(Some("https://h:4317"), &[half]).contains("needs both"));
     }
+}
+
+#[test]
+fn the_file_comes_after_the_environment() {
+    let file = OtlpSettings {
+        endpoint: Some("http://file:4318".to_owned()),
+        protocol: Some(Protocol::Grpc),
+        headers: Some(vec![("x-from".to_owned(), "file".to_owned())]),
+        gzip: Some(true),
+        batch_size: Some(7),
+        batch_delay: Some(Duration::from_secs(1)),
+        queue_size: Some(70),
+        timeout: Some(Duration::from_secs(2)),
+        request_timeout: Some(Duration::from_secs(3)),
+    };
+    let resolve = |file: &OtlpSettings, vars: Vars<'_>| {
+        let flags = OtlpFlags { file: Some(file.clone()), ..OtlpFlags::default() };
+        OtlpConfig::resolve(&flags, |name| {
+            vars.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        })
+    };
+    let config = resolve(&file, &[]).unwrap().unwrap();
+    assert_eq!((&*config.endpoint, config.protocol), ("http://file:4318", Protocol::Grpc));
+    assert_eq!(config.headers, [("x-from".to_owned(), "file".to_owned())]);
+    assert_eq!((config.gzip, config.timeout), (true, Duration::from_secs(3)));
+    let expected = BatchLimits {
+        batch: 7,
+        delay: Duration::from_secs(1),
+        queue: 70,
+        export: Duration::from_secs(2),
+    };
+    assert_eq!(config.limits, expected);
+
+    let env = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://env:4318"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-from=env"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "4000"),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "8"),
+        ("OTEL_BSP_EXPORT_TIMEOUT", "5000"),
+    ];
+    let config = resolve(&file, &env).unwrap().unwrap();
+    assert_eq!(config.endpoint, "http://env:4318/v1/traces");
+    assert_eq!(config.headers, [("x-from".to_owned(), "env".to_owned())]);
+    assert_eq!((config.gzip, config.timeout), (false, Duration::from_secs(4)));
+    assert_eq!((config.limits.batch, config.limits.queue), (8, 70));
+    assert_eq!(config.limits.export, Duration::from_secs(5));
+
+    assert_eq!(resolve(&file, &[("OTEL_TRACES_EXPORTER", "none")]).unwrap(), None);
+    let bare = OtlpSettings { endpoint: None, ..file.clone() };
+    let config = resolve(&bare, &[]).unwrap().unwrap();
+    assert_eq!(config.endpoint, "http://localhost:4317");
+    let wrong = OtlpSettings { endpoint: Some("h:4317".to_owned()), ..file.clone() };
+    let error = resolve(&wrong, &[("OTEL_EXPORTER_OTLP_INSECURE", "true")]).unwrap_err();
+    assert!(error.to_string().starts_with("[otlp] endpoint: `h:4317` has no scheme"), "{error}");
+    let error = resolve(&file, &[("OTEL_BSP_MAX_QUEUE_SIZE", "5")]).unwrap_err().to_string();
+    assert!(error.starts_with("[otlp] batch_size=`7`: "), "{error}");
 }

@@ -1,4 +1,4 @@
-//! Durations and sizes as people type them: `5ms`, `100us`, `30s`, `8MiB`.
+//! Durations, sizes and shares as people type them: `5ms`, `100us`, `30s`, `8MiB`, `0.1`.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// A number or a unit that is not one, or a duration beyond a century.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text);
     let seconds_per_unit = match unit {
         "ns" => 1e-9,
@@ -30,7 +30,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 /// A number or a unit that is not one, or more than 4 GiB.
-pub(super) fn size(text: &str) -> Result<u32, String> {
+pub(crate) fn size(text: &str) -> Result<u32, String> {
     let (number, unit) = split(text);
     let bytes_per_unit: u64 = match unit {
         "" | "B" => 1,
@@ -51,10 +51,21 @@ pub(super) fn size(text: &str) -> Result<u32, String> {
 ///
 /// # Errors
 /// A number that is not one.
-pub(super) fn count(text: &str) -> Result<usize, String> {
+pub(crate) fn count(text: &str) -> Result<usize, String> {
     let number =
         text.parse().map_err(|error| format!("`{text}`: {error}: write for example 256"))?;
     if number == 0 { Err("at least 1 is needed".to_owned()) } else { Ok(number) }
+}
+
+/// Parses a share of a whole: a number from 0 to 1.
+///
+/// # Errors
+/// Anything else.
+pub(crate) fn share(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|share| (0.0..=1.0).contains(share))
+        .ok_or_else(|| format!("`{text}` is no share: write a number from 0 to 1, such as 0.1"))
 }
 
 fn split(text: &str) -> (&str, &str) {
@@ -78,6 +89,15 @@ mod tests {
         assert!(duration("ms").is_err());
         assert!(duration("-1s").is_err());
         assert!(duration("99999999999h").is_err());
+    }
+
+    #[test]
+    fn shares_are_from_0_to_1() {
+        assert_eq!(share("0.1"), Ok(0.1));
+        assert_eq!(share("1"), Ok(1.0));
+        for wrong in ["1.1", "-0.1", "10%", "NaN", ""] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
