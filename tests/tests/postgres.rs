@@ -418,7 +418,7 @@ fn parallel_workers_hang_under_their_leader() -> Result<()> {
     });
     let mut counted = Vec::new();
     for leader in leaders {
-        counted.push(leader.join().map_err(|_| anyhow!("a client panicked"))??);
+        counted.push(leader.join().map_err(|_panic| anyhow!("a client panicked"))??);
     }
     let done = run.stop()?;
     let traces = whole(&done)?;
@@ -453,8 +453,11 @@ fn an_error_in_a_worker_ends_its_query_alone() -> Result<()> {
     }
     let done = run.stop()?;
     done.check_ok()?;
-    done.summary.check_nothing_lost()?;
     server.check_unharmed()?;
+    ensure!(done.summary.number(&["lost"])? == 0, "{}", done.summary.0);
+    // A worker may come to life when its query has failed already: it works for nobody.
+    let late = done.summary.number(&["stitch", "not_given"])?;
+    ensure!(done.summary.number(&["orphans"])? == late, "{}", done.summary.0);
     let traces = from_otlp(&done.finished.stdout)?;
     check_roots(&done, &[("abort", 5), ("simple_query", 5 + 5 + 5)])?;
     let (failed, good): (Vec<&Trace>, Vec<&Trace>) = led_by(&traces, session.pid())
@@ -485,8 +488,8 @@ fn an_extension_is_seen_once_it_is_loaded() -> Result<()> {
         session.simple(NEAREST)?.rows()?;
         Ok(run.stdout().contains("hnsw_search_layer").then_some(()))
     })?;
-    let before =
-        from_otlp(&run.stdout())?.iter().filter(|trace| trace.count("hnsw_begin_scan") > 0).count();
+    // What is on stdout by now may end in the middle of a line.
+    let before = run.stdout().matches("\"hnsw_begin_scan\"").count();
     for _ in 0..10 {
         session.simple(NEAREST)?.rows()?;
     }
@@ -494,7 +497,6 @@ fn an_extension_is_seen_once_it_is_loaded() -> Result<()> {
     let traces = whole(&done)?;
     server.check_unharmed()?;
     let searches = traces.iter().filter(|trace| trace.count("hnsw_begin_scan") > 0).count();
-    // One may have been on its way out.
     ensure!(searches >= before + 10, "{before} searches before, {searches} after ten more");
     Ok(())
 }
