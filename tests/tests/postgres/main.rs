@@ -1,4 +1,4 @@
-//! PostgreSQL: both protocols, HNSW search, errors that leave by `longjmp`, and a tree of processes.
+//! PostgreSQL: both protocols, HNSW search, errors that leave by `longjmp`, and many processes.
 
 mod processes;
 mod refusals;
