@@ -11,6 +11,7 @@ pub mod http;
 pub mod jaeger;
 pub mod memory;
 pub mod milvus_lite;
+pub mod postgres;
 pub mod process;
 pub mod qprof;
 pub mod symbol_map;
