@@ -63,7 +63,7 @@ fn every_function_of_the_map_is_in_the_server() -> Result<()> {
     session.simple("load 'vector'")?.rows()?;
     let plan = check(session.pid(), "postgres")?;
     ensure!(plan.skipped.is_empty(), "not probed: {:?}", plan.skipped);
-    for span in load_map("postgres")?.spans {
+    for span in load_map("postgres", &[])?.map.spans {
         let found = plan.functions.iter().any(|found| found.span.as_deref() == Some(&*span.name));
         ensure!(found, "nothing makes {}", span.name);
     }
