@@ -1,5 +1,6 @@
 //! Attached to the run's processes: from the ring to finished traces, one turn at a time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use profiler_common::Counter;
@@ -16,7 +17,7 @@ use crate::model::{Event, EventBody, Lane, MonoNs, Pid, Rules, Tid, Trace, Watch
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
 use crate::stitch::{IdSource, Limits, StitchStats, Stitcher};
-use crate::target::{Target, TargetError, descendants};
+use crate::target::{FileGuard, ObjectId, Target, TargetError, descendants};
 
 /// How long one turn waits for events: the ring is drained this often, or when half full.
 const TURN: Duration = Duration::from_millis(10);
@@ -116,6 +117,7 @@ pub(crate) struct Live {
     pipeline: Pipeline,
     fleet: Fleet,
     tree: bool,
+    guard: Option<FileGuard>,
     recorder: Option<Writer>,
     changes: Vec<Change>,
     /// Processes made since they were last asked for.
@@ -181,6 +183,7 @@ impl Live {
             pipeline: Pipeline::new(stitcher),
             fleet: Fleet::new(map, search, tree)?,
             tree,
+            guard: FileGuard::new().map_err(no_guard).ok(),
             recorder: None,
             changes: Vec::new(),
             new: Vec::new(),
@@ -231,6 +234,7 @@ impl Live {
             return Ok(());
         }
         let begun = Instant::now();
+        self.guard_files(addition);
         let rules = self.fleet.rules();
         if let Some(recorder) = &mut self.recorder {
             recorder.rules(rules)?;
@@ -254,6 +258,32 @@ impl Live {
             });
         }
         Ok(())
+    }
+
+    /// Watches the files that probes are about to lie in.
+    fn guard_files(&mut self, Addition { target, plan, .. }: &Addition) {
+        let Some(guard) = &mut self.guard else { return };
+        let objects: BTreeSet<ObjectId> = plan.probes.iter().map(|probe| probe.object).collect();
+        for object in objects.into_iter().filter_map(|id| target.object(id)) {
+            if let Err(error) = guard.watch(object) {
+                no_guard(error);
+            }
+        }
+    }
+
+    /// Takes the probes out of files that are being overwritten.
+    fn abandon_overwritten(&mut self) {
+        let overwritten = self.guard.as_mut().map(FileGuard::overwritten).unwrap_or_default();
+        for inode in overwritten {
+            if self.attached.abandon(inode) {
+                self.fleet.overwritten();
+                tracing::error!(
+                    "{} was overwritten in place: its probes are removed, and none are put there \
+                     any more; run qprof again once the server has been restarted",
+                    self.fleet.name_of(inode)
+                );
+            }
+        }
     }
 
     /// Attaches what has come since the run began; where that fails, the run goes on without.
@@ -339,6 +369,7 @@ impl Live {
         let exited = self.fleet.exited();
         self.drain()?;
         self.attached.flush_kernel_log();
+        self.abandon_overwritten();
         let now = clock::now();
         for pid in exited {
             self.end(pid, now)?;
@@ -450,6 +481,11 @@ fn drain(
     };
     while ring.drain(&mut each) == Ring::BATCH {}
     failed.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// That files cannot be watched: told, and no reason to stop.
+fn no_guard(error: rustix::io::Errno) {
+    tracing::warn!("it would not be noticed if a probed file were overwritten in place: {error}");
 }
 
 fn process_end(pid: Pid, time: MonoNs) -> Event {

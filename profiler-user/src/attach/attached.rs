@@ -56,6 +56,7 @@ pub struct Attached {
     refused: Vec<RefusedSite>,
     probes: usize,
     done: FxHashSet<Done>,
+    abandoned: FxHashSet<Inode>,
     targets: Targets,
     by_process: bool,
     bpf: Ebpf,
@@ -80,6 +81,7 @@ impl Attached {
             refused: Vec::new(),
             probes: 0,
             done: FxHashSet::default(),
+            abandoned: FxHashSet::default(),
             targets,
             by_process: targets != Targets::Tree && link_filters_by_process()?,
             bpf,
@@ -146,6 +148,7 @@ impl Attached {
             watch: &watch,
             link_pid: self.by_process.then_some(pid),
             done: &self.done,
+            abandoned: &self.abandoned,
             bpf: &mut self.bpf,
             links: &mut self.links,
         };
@@ -172,6 +175,7 @@ impl Attached {
     /// Removes every probe from a file, by device and inode, for good: what lies in it is not what
     /// was planned for. Whether there was any.
     pub fn abandon(&mut self, inode: Inode) -> bool {
+        self.abandoned.insert(inode);
         self.links.remove_file(inode)
     }
 
