@@ -416,7 +416,7 @@ fn a_map_is_a_built_in_name_or_a_path() {
     assert!(error.contains("did you mean `milvus-lite`?"), "{error}");
     let error = load_map("zzz").unwrap_err().to_string();
     assert!(
-        error.contains("built in: milvus-lite") && !error.contains("mean"),
+        error.contains("built in: duckdb, milvus-lite, tantivy;") && !error.contains("mean"),
         "{error}"
     );
     let error = load_map("./none").unwrap_err().to_string();
