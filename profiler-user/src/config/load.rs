@@ -35,11 +35,13 @@ impl BuiltIn {
 #[must_use]
 pub const fn built_in() -> &'static [BuiltIn] {
     &[
+        BuiltIn { name: "duckdb", text: include_str!("../../../symbol-maps/duckdb.toml") },
         BuiltIn {
             name: "milvus-lite",
             text: include_str!("../../../symbol-maps/milvus-lite.toml"),
         },
         BuiltIn { name: "postgres", text: include_str!("../../../symbol-maps/postgres.toml") },
+        BuiltIn { name: "tantivy", text: include_str!("../../../symbol-maps/tantivy.toml") },
     ]
 }
 

@@ -135,6 +135,9 @@ pub struct HandoffRule {
     pub give: HandoffEnd,
     /// Who takes.
     pub take: HandoffEnd,
+    /// Who ends a key; none: the end of its giver's trace does.
+    #[serde(default)]
+    pub until: Option<HandoffEnd>,
     /// How often.
     pub takes: Takes,
     /// Where the key is unique.

@@ -248,11 +248,9 @@ impl Core {
         let keys: Vec<TraceKey> = self.oldest.iter().copied().collect();
         for key in keys {
             let Some(trace) = self.traces.get_mut(&key) else { continue };
-            let cut = trace.cut_since(since);
-            if cut > 0 {
-                self.stats.doubtful += cut;
-                self.send_if_over(key);
-            }
+            self.stats.doubtful += trace.cut_since(since);
+            // Nothing of it may be open now, and no key holds it any more.
+            self.send_if_over(key);
         }
     }
 
@@ -302,6 +300,7 @@ impl Core {
             Context::Orphan | Context::Nothing => None,
         };
         self.give(call.probe, Moment::Enter, &call.words, giver, call.lane, call.time);
+        self.end_keys(call.probe, Moment::Enter, &call.words, call.lane);
     }
 
     /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.
@@ -343,6 +342,7 @@ impl Core {
         if !spoke {
             self.give(probe, Moment::Exit, words, None, event.lane, event.time);
         }
+        self.end_keys(probe, Moment::Exit, words, event.lane);
     }
 
     fn end_lane(&mut self, lane: &mut LaneState, time: MonoNs, exit: ExitKind) {
@@ -376,6 +376,7 @@ impl Core {
         {
             self.stats.traces_full += 1;
             self.send(oldest, now);
+            self.stats.not_taken += self.keys.end_trace(oldest);
             self.forget(oldest);
         }
         let key = TraceKey(self.next_trace);
@@ -392,8 +393,8 @@ impl Core {
         self.traces.remove(&key)
     }
 
-    fn send_if_over(&mut self, key: TraceKey) {
-        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) {
+    pub(super) fn send_if_over(&mut self, key: TraceKey) {
+        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) || self.keys.hold(key) {
             return;
         }
         let Some(mut trace) = self.forget(key) else { return };
@@ -406,10 +407,11 @@ impl Core {
         }
     }
 
-    /// Sends a trace as it is. Its keys die; its open calls go on as parents of late spans.
+    /// Sends a trace as it is. Its keys die, but for those that a call will end; its open calls go
+    /// on as parents of late spans.
     fn send(&mut self, key: TraceKey, now: MonoNs) {
         let Some(trace) = self.traces.get_mut(&key) else { return };
-        self.stats.not_taken += self.keys.end_trace(key);
+        self.stats.not_taken += self.keys.lapse(key);
         let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Incomplete };
         if trace.sent && !trace.has_unsent() {
             return;
