@@ -10,7 +10,7 @@ use super::trace::{SpanRef, TraceKey};
 pub(super) type KeyWords = Vec<u64>;
 
 /// A key: the hand-off, where it is valid, and its words.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) rule: u16,
     pub(super) pid: Option<Pid>,
@@ -159,6 +159,12 @@ impl Keys {
             self.forget(*trace, key);
         }
         (givers, !given.taken)
+    }
+
+    /// The keys that a call was to end, in a process that is no more.
+    pub(super) fn held_in(&self, pid: Pid) -> Vec<Key> {
+        let mine = |(key, given): &(&Key, &Given)| given.held && key.pid == Some(pid);
+        self.live.iter().filter(mine).map(|(key, _)| key.clone()).collect()
     }
 
     /// Whether a trace has given a key that a call will end.

@@ -6,7 +6,7 @@ use crate::model::{
     Evidence, ExitKind, Lane, Moment, MonoNs, OrphanPolicy, ProbeId, SpanId, TraceId, Words,
 };
 
-use super::handoff::{self, Asked, Gave, Given};
+use super::handoff::{self, Asked, Gave, Given, Key};
 use super::lane::{Context, Frame, LaneState, Via};
 use super::stitcher::{Call, Core};
 use super::trace::{NewSpan, SpanRef};
@@ -244,19 +244,24 @@ impl Core {
     /// The keys a call ends. Nobody takes them from now on, and a trace that waited for no more is
     /// over.
     pub(super) fn end_keys(&mut self, probe: ProbeId, moment: Moment, words: &Words, lane: Lane) {
-        let mut over = Vec::new();
+        let mut ended = Vec::new();
         for &(number, at) in self.sides.untils(probe) {
             let Some(rule) = self.rules.handoffs.get(number) else { continue };
             let Some(until) = rule.until.as_ref().filter(|until| until.moment == moment) else {
                 continue;
             };
             let Some((_, indices)) = until.probes.get(at) else { continue };
-            let Some(key) = handoff::key(number, rule, indices, words, lane) else { continue };
-            let (traces, not_taken) = self.keys.end(&key);
-            self.stats.not_taken += u64::from(not_taken);
-            over.extend(traces);
+            ended.extend(handoff::key(number, rule, indices, words, lane));
         }
-        for trace in over {
+        for key in ended {
+            self.end_key(&key);
+        }
+    }
+
+    pub(super) fn end_key(&mut self, key: &Key) {
+        let (traces, not_taken) = self.keys.end(key);
+        self.stats.not_taken += u64::from(not_taken);
+        for trace in traces {
             self.send_if_over(trace);
         }
     }

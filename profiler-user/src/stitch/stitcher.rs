@@ -157,6 +157,11 @@ impl Stitcher {
                 self.core.end_lane(&mut lane, time, ExitKind::Unwound);
             }
         }
+        let mut keys = self.core.keys.held_in(pid);
+        keys.sort_unstable();
+        for key in keys {
+            self.core.end_key(&key);
+        }
     }
 
     /// Lets time pass: traces that have waited long enough for their last span are sent as they
