@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::{
-    Event, EventBody, FrameAddr, HandoffRule, Lane, MonoNs, OrphanPolicy, Pid, ProbeId, ReturnAddr,
-    Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
+    Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid, ProbeId,
+    ReturnAddr, Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::generator::{
