@@ -184,7 +184,10 @@ impl<'a> Planner<'a> {
                 self.skipped.push(Skipped {
                     wanted_by: format!("hand-off `{}`", decl.name),
                     what: format!("hand-off `{}`", decl.name),
-                    why: format!("{none}: work handed over this way has no parent by it"),
+                    why: format!(
+                        "{none}, so that it never matches: work handed over this way has no \
+                         parent by it"
+                    ),
                     line: decl.line,
                 });
             }
