@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::command::CommandError;
 use super::fleet::{Addition, Fleet, FleetStats};
+use super::jumps::Jumps;
 use super::outputs::nanoseconds;
 use super::prepare::Search;
 use super::{Prepared, clock};
@@ -76,15 +77,31 @@ impl Pipeline {
         Self { stitcher, undecodable: 0, last: MonoNs(0) }
     }
 
-    /// Stitches an event. What it tells of its process, if it does.
-    pub(super) fn event(&mut self, raw: &[u8]) -> Option<Change> {
+    /// Stitches an event; what it tells of its process, if it does. `jumps`: makes of the calls of
+    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one.
+    pub(super) fn event(
+        &mut self,
+        raw: &[u8],
+        jumps: Option<&mut Jumps>,
+        record: impl FnOnce(&[u8]),
+    ) -> Option<Change> {
         match reader::decode(raw) {
-            Ok(event) => {
+            Ok(mut event) => {
+                match jumps.filter(|_| self.watches(&event) == Some(Watches::Jumping)) {
+                    Some(jumps) => {
+                        event = jumps.landing(&event);
+                        let mut made = Vec::new();
+                        reader::encode(&event, &mut made);
+                        record(&made);
+                    }
+                    None => record(raw),
+                }
                 self.last = self.last.max(event.time);
                 self.stitcher.push(&event);
                 self.change(&event)
             }
             Err(error) => {
+                record(raw);
                 if self.undecodable == 0 {
                     tracing::warn!("an event cannot be read: {error}");
                 }
@@ -94,18 +111,23 @@ impl Pipeline {
         }
     }
 
+    /// What the probe of a call watches.
+    fn watches(&self, event: &Event) -> Option<Watches> {
+        let EventBody::Enter { probe, .. } = event.body else { return None };
+        Some(self.stitcher.rules().probes.get(probe.index())?.watches)
+    }
+
     fn change(&self, event: &Event) -> Option<Change> {
         let pid = event.lane.pid();
         match event.body {
             EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
             EventBody::Exec => Some(Change::Became(pid)),
             EventBody::ProcessEnd => Some(Change::Ended(pid)),
-            EventBody::Enter { probe, .. } => {
-                let rule = self.stitcher.rules().probes.get(probe.index());
-                let loading = rule.is_some_and(|rule| rule.watches == Watches::Loading);
+            EventBody::Enter { .. } => {
+                let loading = self.watches(event) == Some(Watches::Loading);
                 loading.then_some(Change::Loaded(pid))
             }
-            EventBody::Ret { .. } | EventBody::LaneEnd => None,
+            EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
         }
     }
 }
@@ -120,6 +142,7 @@ pub(crate) struct Live {
     guard: Option<FileGuard>,
     recorder: Option<Writer>,
     changes: Vec<Change>,
+    jumps: Jumps,
     /// Processes made since they were last asked for.
     new: Vec<Pid>,
     /// Processes that became other programs in the last turn.
@@ -149,6 +172,8 @@ pub(crate) struct Stopped {
     pub(super) stitch: StitchStats,
     pub(super) fleet: FleetStats,
     pub(super) undecodable: u64,
+    /// Jumps whose end is not known.
+    pub(super) unknown_jumps: u64,
     pub(super) counts: KernelCounts,
     pub(super) recorder: Option<Writer>,
 }
@@ -186,6 +211,7 @@ impl Live {
             guard: FileGuard::new().map_err(no_guard).ok(),
             recorder: None,
             changes: Vec::new(),
+            jumps: Jumps::default(),
             new: Vec::new(),
             became: Vec::new(),
             told: Vec::new(),
@@ -394,10 +420,12 @@ impl Live {
     fn take_in(&mut self, change: Change) {
         match change {
             Change::Forked { parent, child } => {
+                self.jumps.forget(child);
                 self.new.push(child);
                 self.fleet.forked(parent, child);
             }
             Change::Became(pid) => {
+                self.jumps.forget(pid);
                 self.became.push(pid);
                 self.fleet.became(pid);
             }
@@ -446,9 +474,9 @@ impl Live {
         {}
         self.attached.detach_enters();
         let counts = self.attached.counters()?;
-        self.attached.detach();
+        self.attached.detach_all();
         // Nothing writes any more: what is in the ring now is all there is.
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)?;
+        self.drain()?;
         self.pipeline.stitcher.finish(clock::now());
         Ok(Stopped {
             traces: self.pipeline.stitcher.take_completed(),
@@ -456,31 +484,26 @@ impl Live {
             stitch: self.pipeline.stitcher.stats().clone(),
             fleet: self.fleet.stats(),
             undecodable: self.pipeline.undecodable,
+            unknown_jumps: self.jumps.unknown,
             counts,
             recorder: self.recorder,
         })
     }
 
     fn drain(&mut self) -> Result<(), LiveError> {
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)
+        let Self { ring, pipeline, recorder, changes, jumps, .. } = self;
+        let mut failed = None;
+        let mut each = |raw: &[u8]| {
+            let record = |raw: &[u8]| {
+                if let (Some(recorder), None) = (recorder.as_mut(), &failed) {
+                    failed = recorder.event(raw).err();
+                }
+            };
+            changes.extend(pipeline.event(raw, Some(&mut *jumps), record));
+        };
+        while ring.drain(&mut each) == Ring::BATCH {}
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
-}
-
-fn drain(
-    ring: &mut Ring,
-    pipeline: &mut Pipeline,
-    mut recorder: Option<&mut Writer>,
-    changes: &mut Vec<Change>,
-) -> Result<(), LiveError> {
-    let mut failed = None;
-    let mut each = |raw: &[u8]| {
-        if let (Some(recorder), None) = (&mut recorder, &failed) {
-            failed = recorder.event(raw).err();
-        }
-        changes.extend(pipeline.event(raw));
-    };
-    while ring.drain(&mut each) == Ring::BATCH {}
-    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// That files cannot be watched: told, and no reason to stop.

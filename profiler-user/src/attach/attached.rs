@@ -213,7 +213,9 @@ impl Attached {
     }
 
     /// Detaches all, and returns when the target is as it was.
-    pub fn detach(self) {}
+    pub fn detach_all(&mut self) {
+        self.links = Links::default();
+    }
 }
 
 /// Loads the kernel side, once it is sure that the kernel has what it needs.

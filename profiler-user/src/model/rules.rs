@@ -47,6 +47,8 @@ pub enum Watches {
     Calls,
     /// That an exception has landed: calls below it on the stack are gone.
     Unwinding,
+    /// That calls are left by `longjmp`; its word says which.
+    Jumping,
     /// That the dynamic loader has mapped or unmapped an object.
     Loading,
 }

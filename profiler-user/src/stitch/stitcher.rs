@@ -106,7 +106,10 @@ impl Stitcher {
                 return;
             }
             EventBody::Fork { .. } => return,
-            EventBody::Enter { .. } | EventBody::Ret { .. } | EventBody::LaneEnd => {}
+            EventBody::Enter { .. }
+            | EventBody::Ret { .. }
+            | EventBody::Unwound { .. }
+            | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
             self.core.stats.lanes_full += 1;
@@ -123,6 +126,9 @@ impl Stitcher {
             }
             EventBody::Ret { probe, frame, words } => {
                 self.core.ret(lane, event, probe, frame, &words);
+            }
+            EventBody::Unwound { frame, below } => {
+                self.core.unwind(lane, frame, below, event.time);
             }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
@@ -262,7 +268,8 @@ impl Core {
     fn enter(&mut self, lane: &mut LaneState, call: &Call) {
         let probe = self.rules.probes.get(call.probe.index());
         let watches = probe.map_or(Watches::Calls, |probe| probe.watches);
-        if watches == Watches::Loading {
+        // Of a jump without a known end nothing follows; an `Unwound` event comes of the others.
+        if matches!(watches, Watches::Loading | Watches::Jumping) {
             return;
         }
         self.go_to(lane, call.slot, call.time);
@@ -306,6 +313,15 @@ impl Core {
         };
         self.give(call.probe, Moment::Enter, &call.words, giver, call.lane, call.time);
         self.end_keys(call.probe, Moment::Enter, &call.words, call.lane);
+    }
+
+    /// Calls below an address of a call's stack have been left.
+    fn unwind(&mut self, lane: &mut LaneState, slot: FrameAddr, below: FrameAddr, time: MonoNs) {
+        self.go_to(lane, slot, time);
+        while let Some(gone) = lane.pop_below(below, false) {
+            let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
+            self.close(&gone, time, exit);
+        }
     }
 
     /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.

@@ -59,7 +59,7 @@ fn check_ends(traces: &[Trace]) -> Result<()> {
         let left: Vec<&Span> =
             trace.spans.iter().filter(|span| span.exit().is_ok_and(|exit| exit != "ret")).collect();
         for span in &left {
-            ensure!(span.exit()? == "inferred", "{} ended as {}", span.name, span.exit()?);
+            ensure!(span.exit()? == "unwound", "{} ended as {}", span.name, span.exit()?);
         }
         if let Some(abort) = next.filter(|_| failed) {
             let root = trace.root()?;
