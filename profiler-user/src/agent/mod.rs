@@ -4,6 +4,7 @@
 //! handlers live on a small tokio runtime beside it. `replay` drives the same stages from a file.
 
 mod clock;
+mod discover;
 mod facts;
 mod live;
 mod outputs;
@@ -15,6 +16,7 @@ mod threads;
 
 use std::os::fd::AsFd;
 
+pub use discover::{DiscoverError, DiscoverSettings, Discovered, discover};
 pub use live::LiveError;
 pub use outputs::{OutSettings, OutputError, Print};
 pub use prepare::{Aim, PrepareError};

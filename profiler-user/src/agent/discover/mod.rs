@@ -1,0 +1,285 @@
+//! `discover`: watches candidate functions of an unknown server, in rounds, and proposes a map.
+//!
+//! 1. Which of the candidates are called at all, and how often: enters only, counted.
+//! 2. Those, with their ends and arguments: who calls whom, for how long, what passes by.
+//! 3. The outermost ones with what lies behind their first arguments: keys of hand-offs.
+//!
+//! Every round is cut as soon as its hits have cost the target its share ([`Budget`]), the floods
+//! among the functions are given up, and watching goes on when the share is earned again.
+
+mod candidates;
+mod outcome;
+mod slice;
+
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+
+use self::candidates::{Candidates, Searched};
+use self::slice::{Captures, Slicer};
+use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, hops, shape, thin};
+use crate::model::Pid;
+use crate::symbols::SymbolSet;
+use crate::target::{ExitWatch, Target, TargetError};
+
+/// What to watch, and for how long.
+#[derive(Clone, Debug)]
+pub struct DiscoverSettings {
+    /// The process.
+    pub pid: Pid,
+    /// For how long, all in all.
+    pub duration: Duration,
+    /// Only objects whose file name matches.
+    pub object: Option<String>,
+    /// How many functions are watched at once.
+    pub max_functions: usize,
+}
+
+/// A first map.
+#[derive(Clone, Debug)]
+pub struct Discovered {
+    /// Its text.
+    pub text: String,
+    /// One line on what is in it.
+    pub summary: String,
+}
+
+/// Why there is no first map.
+#[derive(Debug, Error)]
+pub enum DiscoverError {
+    /// No name looks like a stage.
+    #[error(
+        "process {pid} ({name}): no function looks like a stage of a query. Searched {searched}. \
+         Its symbols may be stripped (`qprof symbols {pid} '*'` shows what there is), or it is \
+         written in a language whose functions are not native code; `--object GLOB` searches \
+         another object"
+    )]
+    NoCandidates {
+        /// The process.
+        pid: Pid,
+        /// Its name.
+        name: String,
+        /// The objects, with how many functions each names.
+        searched: String,
+    },
+    /// Nothing was called.
+    #[error(
+        "process {pid} ({name}): none of {candidates} candidates in {searched} was called in \
+         {seconds:.1} s. Send it queries while it is watched, watch longer (--duration), or watch \
+         more functions (--max-functions)"
+    )]
+    NothingCalled {
+        /// The process.
+        pid: Pid,
+        /// Its name.
+        name: String,
+        /// How many functions were watched.
+        candidates: usize,
+        /// The objects they are in.
+        searched: String,
+        /// For how long, seconds.
+        seconds: f64,
+    },
+    /// Functions were called, but no call was seen from begin to end.
+    #[error(
+        "process {pid} ({name}): {called} candidates were called ({most}), but none of them looks \
+         like a request. Watch longer (--duration), and send it queries all the while"
+    )]
+    NoRoot {
+        /// The process.
+        pid: Pid,
+        /// Its name.
+        name: String,
+        /// How many functions were called.
+        called: usize,
+        /// The most promising of them.
+        most: String,
+    },
+    /// What was written is no map that works: a fault in Qprof.
+    #[error("the proposed map does not pass its own check: {why}. This is a fault in qprof")]
+    NotAccepted {
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// The first round ends after this part of the time, if something was called by then.
+const COUNTING: f64 = 0.3;
+/// The second round ends here; what is left is the third's.
+const CALLING: f64 = 0.65;
+/// So many functions are watched with their ends and arguments.
+const MOST_CALLING: usize = 400;
+/// Offsets behind an argument at which a hand-off's key is looked for, bytes: objects begin with
+/// what they belong to.
+const BEHIND: [i32; 9] = [0, 8, 16, 24, 32, 40, 48, 56, 64];
+
+/// Watches, and proposes a map.
+///
+/// # Errors
+/// [`DiscoverError`], and what the stages say.
+pub fn discover(settings: &DiscoverSettings) -> anyhow::Result<Discovered> {
+    let target = Target::open(settings.pid)?;
+    let symbols = SymbolSet::new(&target);
+    let (candidates, searched) = candidates::find(&target, &symbols, settings)?;
+    if candidates.list.is_empty() {
+        return Err(DiscoverError::NoCandidates {
+            pid: target.pid,
+            name: target.name.clone(),
+            searched: searched.shown(),
+        }
+        .into());
+    }
+    tracing::info!("{} candidates in {}", candidates.list.len(), searched.shown());
+    let mut rounds = Rounds {
+        settings,
+        target: &target,
+        watch: target.watch()?,
+        candidates: &candidates,
+        searched: &searched,
+        slicer: Slicer::new(&target, &symbols, &candidates),
+        begun: Instant::now(),
+        floods: Vec::new(),
+        calls: Calls::default(),
+    };
+    let called = rounds.count()?;
+    let (hops, shape) = rounds.look_closer(&called)?;
+    rounds.propose(&symbols, &called, &hops, &shape)
+}
+
+struct Rounds<'a> {
+    settings: &'a DiscoverSettings,
+    target: &'a Target,
+    watch: ExitWatch,
+    candidates: &'a Candidates,
+    searched: &'a Searched,
+    slicer: Slicer<'a>,
+    begun: Instant,
+    /// Functions that were given up.
+    floods: Vec<FunctionId>,
+    calls: Calls,
+}
+
+impl Rounds<'_> {
+    /// Round one: the functions that are called, floods left out.
+    fn count(&mut self) -> anyhow::Result<Vec<FunctionId>> {
+        let mut watched: Vec<FunctionId> = (0..self.candidates.list.len()).collect();
+        while !watched.is_empty() {
+            let anything = watched.iter().any(|f| self.slicer.rates.rate(*f) > 0.0);
+            // While nothing is called there is time for queries to come.
+            let until = if anything { COUNTING } else { 1.0 };
+            let Some(left) = self.left(until) else { break };
+            // Now and then a look whether anything was called.
+            let limit = left.min(self.settings.duration.mul_f64(COUNTING));
+            self.slice(&mut watched, &Captures::Nothing, limit)?;
+        }
+        let rates = &self.slicer.rates;
+        watched.retain(|function| rates.rate(*function) > 0.0);
+        if watched.is_empty() && self.floods.is_empty() {
+            return Err(DiscoverError::NothingCalled {
+                pid: self.target.pid,
+                name: self.target.name.clone(),
+                candidates: self.candidates.list.len(),
+                searched: self.searched.shown(),
+                seconds: self.begun.elapsed().as_secs_f64(),
+            }
+            .into());
+        }
+        tracing::info!("{} candidates are called", watched.len());
+        // The candidates come by what their names are worth.
+        watched.truncate(MOST_CALLING);
+        Ok(watched)
+    }
+
+    /// Rounds two and three: calls with their ends and words.
+    fn look_closer(&mut self, called: &[FunctionId]) -> anyhow::Result<(Vec<Hop>, Shape)> {
+        let mut watched = called.to_vec();
+        let arguments: Vec<Slot> = (1..=6).map(Slot::Arg).collect();
+        // However long the first round took, calls must be seen, too.
+        let least = self.settings.duration.mul_f64(CALLING - COUNTING);
+        let end = self.begun.elapsed().max(self.settings.duration.mul_f64(COUNTING)) + least;
+        while let Some(left) = end.checked_sub(self.begun.elapsed()).filter(|l| !l.is_zero()) {
+            if watched.is_empty() {
+                break;
+            }
+            let captures = Captures::Words(&|_| arguments.clone());
+            self.slice(&mut watched, &captures, left)?;
+        }
+        let scores = self.candidates.scores();
+        let first = shape(&self.calls, &scores, &[]);
+        let root = first.roots.first().copied();
+        let outermost: Vec<FunctionId> = watched
+            .iter()
+            .copied()
+            .filter(|f| Some(*f) != root && may_take(&first, *f))
+            .collect();
+        let passes: [Vec<Slot>; 2] = behind();
+        let each = (self.settings.duration.mul_f64(1.0 - CALLING)) / 2;
+        if root.is_some() && !outermost.is_empty() {
+            for pass in &passes {
+                let end = self.begun.elapsed() + each;
+                while let Some(left) = end.checked_sub(self.begun.elapsed())
+                    && !left.is_zero()
+                    && !watched.is_empty()
+                {
+                    let slots = |function: FunctionId| {
+                        if outermost.contains(&function) { pass.clone() } else { arguments.clone() }
+                    };
+                    self.slice(&mut watched, &Captures::Words(&slots), left)?;
+                }
+            }
+        }
+        let hops = hops(&self.calls);
+        let shape = shape(&self.calls, &scores, &hops);
+        Ok((hops, shape))
+    }
+
+    /// Watches for at most `limit`; when it was cut, gives up floods and waits until the target
+    /// has earned what it paid.
+    fn slice(
+        &mut self,
+        watched: &mut Vec<FunctionId>,
+        captures: &Captures<'_>,
+        limit: Duration,
+    ) -> anyhow::Result<()> {
+        let calls = matches!(captures, Captures::Words(_)).then_some(&mut self.calls);
+        let seen = self.slicer.watch(watched, captures, limit, &self.watch, calls)?;
+        // What cannot be probed is not asked for again.
+        watched.retain(|function| seen.hits.iter().any(|(probed, _)| probed == function));
+        if !seen.alive {
+            return Err(TargetError::Exited(self.target.pid).into());
+        }
+        if seen.cut {
+            let floods = thin(&seen.hits);
+            tracing::info!("cut after {:?}: {} floods given up", seen.time, floods.len());
+            watched.retain(|function| !floods.contains(function));
+            self.floods.extend(floods);
+            let pause = self.slicer.budget.recovery().min(self.left(1.0).unwrap_or_default());
+            std::thread::sleep(pause);
+            self.slicer.budget.earn(pause);
+        }
+        Ok(())
+    }
+
+    /// How much of the time is left until a part of it.
+    fn left(&self, part: f64) -> Option<Duration> {
+        let end = self.settings.duration.mul_f64(part);
+        end.checked_sub(self.begun.elapsed()).filter(|left| !left.is_zero())
+    }
+}
+
+/// What is looked for behind arguments 1 and 2, in as many passes as the words of one call allow.
+fn behind() -> [Vec<Slot>; 2] {
+    let [first @ .., last] = BEHIND;
+    let second = std::iter::once(Slot::ArgWord(1, last))
+        .chain(BEHIND.into_iter().take(7).map(|offset| Slot::ArgWord(2, offset)));
+    [first.iter().map(|offset| Slot::ArgWord(1, *offset)).collect(), second.collect()]
+}
+
+/// Whether a function is outermost now and then, or right below one that is.
+fn may_take(shape: &Shape, function: FunctionId) -> bool {
+    let Some(stats) = shape.stats.get(function) else { return false };
+    stats.outermost > 0
+        || stats.caller().and_then(|caller| shape.stats.get(caller)).is_some_and(|caller| {
+            caller.outermost > 0 && stats.calls <= caller.calls && stats.calls * 10 >= caller.calls * 9
+        })
+}
