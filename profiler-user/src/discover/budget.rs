@@ -36,6 +36,11 @@ impl Budget {
         Self { share, burst, purse: burst, spent: 0.0 }
     }
 
+    /// From now on so much may be spent at once; it has to be earned first.
+    pub fn allow(&mut self, burst: Duration) {
+        self.burst = burst.as_nanos() as f64;
+    }
+
     /// Time passes.
     pub fn earn(&mut self, time: Duration) {
         let earned = time.as_nanos() as f64 * self.share;

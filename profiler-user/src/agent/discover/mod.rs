@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use self::candidates::{Candidates, Searched};
-use self::slice::{Captures, Slicer};
+use self::slice::{Captures, LONG_BURST, Slicer};
 use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, hops, shape, thin};
 use crate::model::Pid;
 use crate::symbols::SymbolSet;
@@ -104,9 +104,14 @@ pub enum DiscoverError {
 }
 
 /// The first round ends after this part of the time, if something was called by then.
-const COUNTING: f64 = 0.3;
-/// The second round ends here; what is left is the third's.
-const CALLING: f64 = 0.65;
+const COUNTING: f64 = 0.25;
+/// The share of a processor that the calls of what is watched with ends and arguments may take
+/// while it is watched; the pauses between see to it that it is less on the whole.
+const SHARE_AT_ONCE: f64 = 0.1;
+/// A few functions are watched however often they are called.
+const FEWEST_CALLING: usize = 40;
+/// What a call costs with its end, nanoseconds, before that is known.
+const CALL_NS: f64 = 6_500.0;
 /// So many functions are watched with their ends and arguments.
 const MOST_CALLING: usize = 400;
 /// Offsets behind an argument at which a hand-off's key is looked for, bytes: objects begin with
@@ -163,17 +168,19 @@ impl Rounds<'_> {
     /// Round one: the functions that are called, floods left out.
     fn count(&mut self) -> anyhow::Result<Vec<FunctionId>> {
         let mut watched: Vec<FunctionId> = (0..self.candidates.list.len()).collect();
+        let mut cuts = 0;
         while !watched.is_empty() {
             let anything = watched.iter().any(|f| self.slicer.rates.rate(*f) > 0.0);
             // While nothing is called there is time for queries to come.
             let until = if anything { COUNTING } else { 1.0 };
-            let Some(left) = self.left(until) else { break };
+            // What was cut short at once has seen little.
+            let left = self.left(until).or_else(|| (cuts == 1).then(|| self.part(0.1)));
+            let Some(left) = left else { break };
             // Now and then a look whether anything was called.
-            let limit = left.min(self.settings.duration.mul_f64(COUNTING));
-            self.slice(&mut watched, &Captures::Nothing, limit)?;
+            let limit = left.min(self.part(COUNTING));
+            cuts += u32::from(self.slice(&mut watched, &Captures::Nothing, limit)?);
         }
-        let rates = &self.slicer.rates;
-        watched.retain(|function| rates.rate(*function) > 0.0);
+        watched.retain(|function| self.slicer.rates.rate(*function) > 0.0);
         if watched.is_empty() && self.floods.is_empty() {
             return Err(DiscoverError::NothingCalled {
                 pid: self.target.pid,
@@ -187,45 +194,49 @@ impl Rounds<'_> {
         tracing::info!("{} candidates are called", watched.len());
         // The candidates come by what their names are worth.
         watched.truncate(MOST_CALLING);
-        Ok(watched)
+        Ok(self.affordable(&watched))
+    }
+
+    /// Of the functions that are called, those called least often that can be paid together.
+    fn affordable(&mut self, called: &[FunctionId]) -> Vec<FunctionId> {
+        let mut by_rate: Vec<(f64, FunctionId)> =
+            called.iter().map(|function| (self.slicer.rates.rate(*function), *function)).collect();
+        by_rate.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut share = 0.0;
+        let mut kept = Vec::new();
+        for (rate, function) in by_rate {
+            share += rate * CALL_NS / 1e9;
+            if share <= SHARE_AT_ONCE || kept.len() < FEWEST_CALLING {
+                kept.push(function);
+            } else {
+                self.floods.push(function);
+            }
+        }
+        kept
     }
 
     /// Rounds two and three: calls with their ends and words.
     fn look_closer(&mut self, called: &[FunctionId]) -> anyhow::Result<(Vec<Hop>, Shape)> {
+        let scores = self.candidates.scores();
         let mut watched = called.to_vec();
         let arguments: Vec<Slot> = (1..=6).map(Slot::Arg).collect();
+        self.slicer.budget.allow(LONG_BURST);
         // However long the first round took, calls must be seen, too.
-        let least = self.settings.duration.mul_f64(CALLING - COUNTING);
-        let end = self.begun.elapsed().max(self.settings.duration.mul_f64(COUNTING)) + least;
-        while let Some(left) = end.checked_sub(self.begun.elapsed()).filter(|l| !l.is_zero()) {
-            if watched.is_empty() {
-                break;
-            }
-            let captures = Captures::Words(&|_| arguments.clone());
-            self.slice(&mut watched, &captures, left)?;
-        }
-        let scores = self.candidates.scores();
+        let pass = self.part((1.0 - COUNTING) / 3.0);
+        self.pass(&mut watched, &|_| arguments.clone(), pass)?;
         let first = shape(&self.calls, &scores, &[]);
         let root = first.roots.first().copied();
         let outermost: Vec<FunctionId> = watched
             .iter()
             .copied()
-            .filter(|f| Some(*f) != root && may_take(&first, *f))
+            .filter(|function| Some(*function) != root && may_take(&first, *function))
             .collect();
-        let passes: [Vec<Slot>; 2] = behind();
-        let each = (self.settings.duration.mul_f64(1.0 - CALLING)) / 2;
         if root.is_some() && !outermost.is_empty() {
-            for pass in &passes {
-                let end = self.begun.elapsed() + each;
-                while let Some(left) = end.checked_sub(self.begun.elapsed())
-                    && !left.is_zero()
-                    && !watched.is_empty()
-                {
-                    let slots = |function: FunctionId| {
-                        if outermost.contains(&function) { pass.clone() } else { arguments.clone() }
-                    };
-                    self.slice(&mut watched, &Captures::Words(&slots), left)?;
-                }
+            for behind in &behind() {
+                let slots = |function: FunctionId| {
+                    if outermost.contains(&function) { behind.clone() } else { arguments.clone() }
+                };
+                self.pass(&mut watched, &slots, pass)?;
             }
         }
         let hops = hops(&self.calls);
@@ -233,14 +244,34 @@ impl Rounds<'_> {
         Ok((hops, shape))
     }
 
-    /// Watches for at most `limit`; when it was cut, gives up floods and waits until the target
-    /// has earned what it paid.
+    /// Watches calls with some words, for some time.
+    fn pass(
+        &mut self,
+        watched: &mut Vec<FunctionId>,
+        slots: &dyn Fn(FunctionId) -> Vec<Slot>,
+        time: Duration,
+    ) -> anyhow::Result<()> {
+        let end = Instant::now() + time;
+        let captures = Captures::Words(slots);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || watched.is_empty() {
+                return Ok(());
+            }
+            self.slice(watched, &captures, left)?;
+            let pause = end.saturating_duration_since(Instant::now());
+            self.pause(pause);
+        }
+    }
+
+    /// Watches for at most `limit`, or until the purse is empty; then floods are given up. True if
+    /// it was cut short.
     fn slice(
         &mut self,
         watched: &mut Vec<FunctionId>,
         captures: &Captures<'_>,
         limit: Duration,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let calls = matches!(captures, Captures::Words(_)).then_some(&mut self.calls);
         let seen = self.slicer.watch(watched, captures, limit, &self.watch, calls)?;
         // What cannot be probed is not asked for again.
@@ -253,11 +284,23 @@ impl Rounds<'_> {
             tracing::info!("cut after {:?}: {} floods given up", seen.time, floods.len());
             watched.retain(|function| !floods.contains(function));
             self.floods.extend(floods);
-            let pause = self.slicer.budget.recovery().min(self.left(1.0).unwrap_or_default());
-            std::thread::sleep(pause);
-            self.slicer.budget.earn(pause);
+            if !matches!(captures, Captures::Words(_)) {
+                self.pause(self.left(1.0).unwrap_or_default());
+            }
         }
-        Ok(())
+        Ok(seen.cut)
+    }
+
+    /// Waits until the target has earned what it paid, at most for `most`.
+    fn pause(&mut self, most: Duration) {
+        let pause = self.slicer.budget.recovery().min(most);
+        std::thread::sleep(pause);
+        self.slicer.budget.earn(pause);
+    }
+
+    /// A part of the time there is.
+    fn part(&self, part: f64) -> Duration {
+        self.settings.duration.mul_f64(part)
     }
 
     /// How much of the time is left until a part of it.

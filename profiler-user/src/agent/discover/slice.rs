@@ -22,8 +22,10 @@ use crate::target::{ExitWatch, Target, process};
 
 /// The share of a processor that watching may take from the target.
 pub(super) const SHARE: f64 = 0.02;
-/// The most it may take at once.
+/// The most it may take at once as long as floods are among what is watched.
 const BURST: Duration = Duration::from_millis(15);
+/// The most it may take at once when they are not: some queries must be seen whole.
+pub(super) const LONG_BURST: Duration = Duration::from_millis(60);
 /// How often the ring is drained and the cost is looked at.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -105,16 +107,18 @@ impl<'a> Slicer<'a> {
             calls.slice(watched.clone(), process::sockets(self.target.pid));
         }
         let options = AttachOptions::default();
+        // While sites are placed and taken away those that are there are hit.
+        let begun = Instant::now();
         let mut attached = attach::attach(&plan, self.target, &options)?;
         let mut ring = attached
             .take_ring()
             .ok_or_else(|| std::io::Error::other("the ring buffer was taken before"))?;
         let costs: Vec<(u64, u64)> = plan.probes.iter().map(|p| (dearest(p, Role::Enter), dearest(p, Role::Ret))).collect();
-        let begun = Instant::now();
         let mut looked = begun;
+        let end = Instant::now() + limit;
         let (mut cut, mut alive, mut paid) = (false, true, 0_u64);
         let mut enters = vec![0_u64; plan.probes.len()];
-        while !cut && alive && begun.elapsed() < limit {
+        while !cut && alive && Instant::now() < end {
             ring.wait(TURN.min(limit))?;
             alive = !watch.has_exited();
             let mut cost = 0_u64;
@@ -142,8 +146,8 @@ impl<'a> Slicer<'a> {
             paid += cost;
             cut = !self.budget.spend(cost);
         }
-        let time = begun.elapsed();
         attached.detach_enters();
+        let time = begun.elapsed();
         let counts = attached.counters()?;
         attached.detach();
         let mut hits = Vec::new();
