@@ -50,7 +50,7 @@ impl Hop {
 /// Fewer calls prove nothing.
 const FEWEST: u64 = 8;
 /// The share of a taker's calls that must be proven.
-const NEARLY_ALL: f64 = 0.9;
+const NEARLY_ALL: f64 = 0.8;
 /// How many givers of one word are looked at, the latest first.
 const LOOK_BACK: usize = 256;
 
@@ -159,7 +159,7 @@ fn taker_of(calls: &Calls, call: &Call) -> Option<Taker> {
     }
 }
 
-/// The functions that can take work: the outermost ones, and those called once in each of them.
+/// The functions that can take work: the outermost ones, and those called at most once in each.
 fn takers(calls: &Calls) -> FxHashSet<Taker> {
     let mut times: FxHashMap<Taker, u64> = FxHashMap::default();
     for taker in calls.list().iter().filter_map(|call| taker_of(calls, call)) {
@@ -167,7 +167,7 @@ fn takers(calls: &Calls) -> FxHashSet<Taker> {
     }
     let outermost = |function| times.get(&(function, function)).copied().unwrap_or(0);
     let once = |&(outer, inner): &Taker, count: u64| {
-        outer == inner || (count * 10 >= outermost(outer) * 9 && count <= outermost(outer))
+        outer == inner || (count >= FEWEST && count <= outermost(outer))
     };
     times.iter().filter(|(taker, count)| once(taker, **count)).map(|(taker, _)| *taker).collect()
 }

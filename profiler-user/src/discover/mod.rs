@@ -24,7 +24,7 @@ pub use budget::{Budget, Rates, call_cost_ns, cost_ns, thin};
 pub use calls::{Call, CallId, Calls, Exchange, FunctionId, Slot, Watched};
 pub use hops::{Hop, hops};
 pub use names::{NameScore, could_be_stage, is_interpreter, is_runtime, score, socket_use};
-pub use names::{SocketUse, stage_of};
+pub use names::{SocketUse, class_of, stage_of};
 pub use proposal::{Fact, Proposal, ProposedHandoff, ProposedSpan, propose};
 pub use shape::{Shape, Stats, shape};
 pub use text::{Chosen, Header, write};

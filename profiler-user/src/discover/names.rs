@@ -167,9 +167,18 @@ fn best(identifier: &str) -> (i32, Option<&'static str>) {
 fn is_form_of(word: &str, known: &str) -> bool {
     let stem = known.strip_suffix('e').unwrap_or(known);
     match word.strip_prefix(stem) {
-        Some(rest) => matches!(rest, "" | "e" | "s" | "es" | "ed" | "ing" | "r" | "er" | "ion"),
+        Some(rest) => matches!(rest, "" | "e" | "s" | "es" | "ed" | "ing" | "r" | "er" | "or" | "ion"),
         None => known.len() >= 4 && word.ends_with(known),
     }
+}
+
+/// The class or module a function belongs to, without its namespaces; none of a plain function.
+#[must_use]
+pub fn class_of(base: &str) -> Option<String> {
+    let plain = without_arguments(base);
+    let mut parts = plain.rsplit("::").filter(|part| !part.is_empty());
+    parts.next()?;
+    parts.next().map(str::to_owned)
 }
 
 /// `a::B<c, d>::e` → `a::B::e`.

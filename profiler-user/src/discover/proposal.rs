@@ -176,16 +176,16 @@ fn unfit(
     if handoffs.iter().any(|hop| hop.take == function) {
         return None;
     }
+    // Whoever gives and returns at once would be the parent of what goes on long after it.
+    let gives = handoffs.iter().find(|hop| hop.give == function);
+    if gives.is_some_and(|hop| span.mean_ns < hop.wait_ns.saturating_mul(2)) {
+        return Some("only hands over");
+    }
     if span.per_root > MOST_PER_ROOT {
         return Some("called too often for each request");
     }
     if span.mean_ns > 0 && span.mean_ns < SHORTEST_NS {
         return Some("too short to be worth a span");
-    }
-    // Whoever gives and returns at once would be the parent of what goes on long after it.
-    let gives = handoffs.iter().find(|hop| hop.give == function);
-    if gives.is_some_and(|hop| span.mean_ns < hop.wait_ns.saturating_mul(2)) {
-        return Some("only hands over");
     }
     let caller = span.caller.and_then(|caller| shape.stats.get(caller));
     let wrapped = caller.is_some_and(|caller| {

@@ -6,7 +6,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::DiscoverSettings;
 use crate::discover::{
-    FunctionId, NameScore, SocketUse, could_be_stage, is_interpreter, is_runtime, score, socket_use,
+    FunctionId, NameScore, SocketUse, class_of, could_be_stage, is_interpreter, is_runtime, score, socket_use,
 };
 use crate::model::VirtAddr;
 use crate::symbols::{Listed, SymbolSet};
@@ -14,6 +14,10 @@ use crate::target::{ObjectId, Target};
 
 /// A name worth less is not worth a probe.
 const LEAST: i32 = 4;
+/// One worth less is not even kin of one that is.
+const LEAST_KIN: i32 = 1;
+/// So many kin are watched.
+const MOST_KIN: usize = 300;
 
 /// A function that may be a stage.
 #[derive(Clone, Debug)]
@@ -33,6 +37,8 @@ pub(super) struct Candidate {
 pub(super) struct Candidates {
     /// What is worth most first.
     pub(super) list: Vec<Candidate>,
+    /// How many of them are watched from the beginning.
+    pub(super) first: usize,
     /// How many more there were.
     pub(super) beyond: usize,
     /// The functions of the C library that read and write.
@@ -42,6 +48,17 @@ pub(super) struct Candidates {
 impl Candidates {
     pub(super) fn scores(&self) -> Vec<i32> {
         self.list.iter().map(|candidate| candidate.score.score).collect()
+    }
+
+    /// The other functions of some functions' classes: who makes a task, or starts what runs it,
+    /// is named like it, if not like a stage.
+    pub(super) fn kin(&self, of: &[FunctionId]) -> Vec<FunctionId> {
+        let class = |candidate: &Candidate| class_of(&candidate.base_name);
+        let classes: FxHashSet<String> =
+            of.iter().filter_map(|function| class(self.list.get(*function)?)).collect();
+        let all = self.list.iter().enumerate();
+        let kin = all.filter(|(_, one)| class(one).is_some_and(|class| classes.contains(&class)));
+        kin.map(|(function, _)| function).take(MOST_KIN).collect()
     }
 
     pub(super) fn get(&self, function: FunctionId) -> Option<&Candidate> {
@@ -94,18 +111,19 @@ pub(super) fn find(
         };
         let functions = symbols.named_functions(id).unwrap_or(0);
         let here = candidates(id, listed);
-        searched.0.push((file_name, functions, here.len()));
+        let good = here.iter().filter(|candidate| candidate.score.score >= LEAST).count();
+        searched.0.push((file_name, functions, good));
         found.extend(here);
     }
     found.sort_by(|a, b| {
         b.score.score.cmp(&a.score.score).then_with(|| (a.object, &a.name).cmp(&(b.object, &b.name)))
     });
-    let beyond = found.len().saturating_sub(settings.max_functions);
-    found.truncate(settings.max_functions);
+    let good = found.iter().filter(|candidate| candidate.score.score >= LEAST).count();
+    let first = good.min(settings.max_functions);
     // Where nothing is searched there is nothing to say which object was meant.
     searched.0.retain(|(_, functions, _)| *functions > 0);
     searched.0.sort_by_key(|(_, _, candidates)| std::cmp::Reverse(*candidates));
-    Ok((Candidates { list: found, beyond, sockets }, searched))
+    Ok((Candidates { list: found, first, beyond: good - first, sockets }, searched))
 }
 
 /// The candidates among the functions of an object: one a name, however many copies it has, and one
@@ -136,7 +154,7 @@ fn candidates(object: ObjectId, listed: Vec<Listed>) -> Vec<Candidate> {
         score: score(&candidate.base_name, size),
         ..candidate
     });
-    scored.filter(|candidate| candidate.score.score >= LEAST).collect()
+    scored.filter(|candidate| candidate.score.score >= LEAST_KIN).collect()
 }
 
 fn sockets_of(symbols: &SymbolSet, libc: ObjectId) -> Vec<(ObjectId, VirtAddr, SocketUse)> {

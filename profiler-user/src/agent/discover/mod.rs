@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use self::candidates::{Candidates, Searched};
-use self::slice::{Captures, LONG_BURST, Slicer};
+use self::slice::{BURST, Captures, LONG_BURST, Slicer};
 use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, hops, shape, thin};
 use crate::model::Pid;
 use crate::symbols::SymbolSet;
@@ -126,7 +126,7 @@ pub fn discover(settings: &DiscoverSettings) -> anyhow::Result<Discovered> {
     let target = Target::open(settings.pid)?;
     let symbols = SymbolSet::new(&target);
     let (candidates, searched) = candidates::find(&target, &symbols, settings)?;
-    if candidates.list.is_empty() {
+    if candidates.first == 0 {
         return Err(DiscoverError::NoCandidates {
             pid: target.pid,
             name: target.name.clone(),
@@ -134,7 +134,7 @@ pub fn discover(settings: &DiscoverSettings) -> anyhow::Result<Discovered> {
         }
         .into());
     }
-    tracing::info!("{} candidates in {}", candidates.list.len(), searched.shown());
+    tracing::info!("{} candidates in {}", candidates.first, searched.shown());
     let mut rounds = Rounds {
         settings,
         target: &target,
@@ -167,7 +167,7 @@ struct Rounds<'a> {
 impl Rounds<'_> {
     /// Round one: the functions that are called, floods left out.
     fn count(&mut self) -> anyhow::Result<Vec<FunctionId>> {
-        let mut watched: Vec<FunctionId> = (0..self.candidates.list.len()).collect();
+        let mut watched: Vec<FunctionId> = (0..self.candidates.first).collect();
         let mut cuts = 0;
         while !watched.is_empty() {
             let anything = watched.iter().any(|f| self.slicer.rates.rate(*f) > 0.0);
@@ -185,7 +185,7 @@ impl Rounds<'_> {
             return Err(DiscoverError::NothingCalled {
                 pid: self.target.pid,
                 name: self.target.name.clone(),
-                candidates: self.candidates.list.len(),
+                candidates: self.candidates.first,
                 searched: self.searched.shown(),
                 seconds: self.begun.elapsed().as_secs_f64(),
             }
@@ -226,15 +226,17 @@ impl Rounds<'_> {
         self.pass(&mut watched, &|_| arguments.clone(), pass)?;
         let first = shape(&self.calls, &scores, &[]);
         let root = first.roots.first().copied();
-        let outermost: Vec<FunctionId> = watched
+        let takers: Vec<FunctionId> = watched
             .iter()
             .copied()
             .filter(|function| Some(*function) != root && may_take(&first, *function))
             .collect();
-        if root.is_some() && !outermost.is_empty() {
+        if root.is_some() && !takers.is_empty() {
+            self.add_givers(&first, &takers, &mut watched)?;
+            self.slicer.budget.allow(LONG_BURST);
             for behind in &behind() {
                 let slots = |function: FunctionId| {
-                    if outermost.contains(&function) { behind.clone() } else { arguments.clone() }
+                    if takers.contains(&function) { behind.clone() } else { arguments.clone() }
                 };
                 self.pass(&mut watched, &slots, pass)?;
             }
@@ -242,6 +244,35 @@ impl Rounds<'_> {
         let hops = hops(&self.calls);
         let shape = shape(&self.calls, &scores, &hops);
         Ok((hops, shape))
+    }
+
+    /// Adds who may give the takers their work: the kin of the takers and of who else calls them.
+    fn add_givers(
+        &mut self,
+        shape: &Shape,
+        takers: &[FunctionId],
+        watched: &mut Vec<FunctionId>,
+    ) -> anyhow::Result<()> {
+        let callers = takers.iter().filter_map(|taker| shape.stats.get(*taker));
+        let callers = callers.flat_map(|stats| stats.callers.keys().copied().flatten());
+        let near: Vec<FunctionId> = takers.iter().copied().chain(callers).collect();
+        let mut givers = self.candidates.kin(&near);
+        givers.retain(|giver| !watched.contains(giver) && !self.floods.contains(giver));
+        if givers.is_empty() {
+            return Ok(());
+        }
+        self.slicer.budget.allow(BURST);
+        let limit = self.part(0.05);
+        // Twice: what was cut short at once has seen little.
+        if self.slice(&mut givers, &Captures::Nothing, limit)? {
+            self.slice(&mut givers, &Captures::Nothing, limit)?;
+        }
+        givers.retain(|giver| self.slicer.rates.rate(*giver) > 0.0);
+        tracing::info!("{} functions may give them work", givers.len());
+        watched.extend(givers);
+        let affordable = self.affordable(watched);
+        watched.retain(|function| affordable.contains(function) || takers.contains(function));
+        Ok(())
     }
 
     /// Watches calls with some words, for some time.
@@ -323,6 +354,6 @@ fn may_take(shape: &Shape, function: FunctionId) -> bool {
     let Some(stats) = shape.stats.get(function) else { return false };
     stats.outermost > 0
         || stats.caller().and_then(|caller| shape.stats.get(caller)).is_some_and(|caller| {
-            caller.outermost > 0 && stats.calls <= caller.calls && stats.calls * 10 >= caller.calls * 9
+            caller.outermost > 0 && stats.calls <= caller.calls
         })
 }

@@ -83,7 +83,7 @@ impl Rounds<'_> {
             duration: self.begun.elapsed(),
             spent: self.slicer.budget.spent(),
             objects: searched.map(|(name, _, candidates)| (name.clone(), *candidates)).collect(),
-            watched: self.candidates.list.len(),
+            watched: self.candidates.first,
             called: called.len() + self.floods.len(),
             floods: self.floods.iter().filter_map(flood).collect(),
             refused: self.slicer.refused(),

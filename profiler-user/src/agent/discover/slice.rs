@@ -23,7 +23,7 @@ use crate::target::{ExitWatch, Target, process};
 /// The share of a processor that watching may take from the target.
 pub(super) const SHARE: f64 = 0.02;
 /// The most it may take at once as long as floods are among what is watched.
-const BURST: Duration = Duration::from_millis(15);
+pub(super) const BURST: Duration = Duration::from_millis(15);
 /// The most it may take at once when they are not: some queries must be seen whole.
 pub(super) const LONG_BURST: Duration = Duration::from_millis(60);
 /// How often the ring is drained and the cost is looked at.
