@@ -36,9 +36,10 @@ impl Budget {
         Self { share, burst, purse: burst, spent: 0.0 }
     }
 
-    /// From now on so much may be spent at once; it has to be earned first.
-    pub fn allow(&mut self, burst: Duration) {
+    /// A part of the watching begins that was given so much for itself.
+    pub fn refill(&mut self, burst: Duration) {
         self.burst = burst.as_nanos() as f64;
+        self.purse = self.burst;
     }
 
     /// Time passes.
@@ -123,7 +124,8 @@ pub fn thin(hits: &[(usize, u64)]) -> Vec<usize> {
     const FAR: u64 = 12;
     /// Fewer hits in a slice are no flood.
     const FEW: u64 = 200;
-    let mut called: Vec<u64> = hits.iter().map(|(_, hits)| *hits).filter(|hits| *hits > 0).collect();
+    let mut called: Vec<u64> =
+        hits.iter().map(|(_, hits)| *hits).filter(|hits| *hits > 0).collect();
     called.sort_unstable();
     // The lower third: where many functions flood, the middle one does, too.
     let Some(usual) = called.get(called.len() / 3) else { return Vec::new() };

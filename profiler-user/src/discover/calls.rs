@@ -27,6 +27,10 @@ pub struct Call {
     pub parent: Option<CallId>,
     /// The outermost candidate on its stack; itself if it is that.
     pub tree: CallId,
+    /// The address of its return slot: the higher, the nearer to the thread's beginning.
+    pub frame: FrameAddr,
+    /// Though no caller was seen, there was one: it began before it was watched.
+    pub hidden: bool,
     /// When it began, nanoseconds.
     pub start: u64,
     /// When it ended, where that was seen.
@@ -70,6 +74,8 @@ struct Open {
 #[derive(Default)]
 struct Stack {
     open: Vec<Open>,
+    /// The calls of this slice for which no caller was seen.
+    outermost: Vec<CallId>,
     sequence: u32,
 }
 
@@ -132,6 +138,7 @@ impl Calls {
                 self.enter(event, probe, frame, return_address, words);
             }
             EventBody::Ret { frame, .. } => {
+                let mut known = false;
                 while let Some(open) = stack.open.last()
                     && open.frame <= frame
                 {
@@ -140,7 +147,18 @@ impl Calls {
                     {
                         call.end = Some(event.time.0);
                     }
+                    known |= open.frame == frame;
                     stack.open.pop();
+                }
+                if !known && stack.open.is_empty() {
+                    // Its begin was not seen: what ran below it was not the outermost.
+                    for call in stack.outermost.drain(..) {
+                        if let Some(call) = self.list.get_mut(call)
+                            && call.frame < frame
+                        {
+                            call.hidden = true;
+                        }
+                    }
                 }
             }
             EventBody::LaneEnd | EventBody::ProcessEnd => {
@@ -165,8 +183,7 @@ impl Calls {
         // A younger frame cannot be open any more. One in the same slot with the same return
         // address has jumped here and ends with us.
         let gone = |open: &Open| {
-            open.frame < frame
-                || (open.frame == frame && open.return_address != return_address)
+            open.frame < frame || (open.frame == frame && open.return_address != return_address)
         };
         while stack.open.last().is_some_and(gone) {
             stack.open.pop();
@@ -194,12 +211,17 @@ impl Calls {
             lane: event.lane,
             parent,
             tree,
+            frame,
+            hidden: false,
             start: event.time.0,
             end: None,
             words,
             probe,
             slice,
         });
+        if parent.is_none() {
+            stack.outermost.push(call);
+        }
         stack.open.push(Open { call, frame, return_address });
     }
 }
@@ -236,6 +258,14 @@ mod tests {
         let mut story = Story::of(2);
         story.enter(1, 0, 900).lose(1).enter(1, 1, 800);
         assert_eq!(story.calls().list()[1].parent, None);
+    }
+
+    #[test]
+    fn whoever_ends_and_did_not_begin_was_the_caller() {
+        let mut story = Story::of(2);
+        story.enter(1, 1, 700).ret(1, 700).ret(1, 900).enter(1, 0, 900);
+        let hidden: Vec<_> = story.calls().list().iter().map(|call| call.hidden).collect();
+        assert_eq!(hidden, [true, false]);
     }
 
     #[test]

@@ -138,7 +138,10 @@ fn given(calls: &Calls) -> FxHashMap<u64, Vec<Given>> {
         for (slot, word) in calls.words(call) {
             // What lies behind an argument of the giver is left to plain arguments.
             if is_pointer(word) && matches!(slot, Slot::Arg(_)) {
-                given.entry(word).or_default().push(Given { call: id, side: (call.function, slot) });
+                given
+                    .entry(word)
+                    .or_default()
+                    .push(Given { call: id, side: (call.function, slot) });
             }
         }
     }
@@ -153,6 +156,7 @@ const fn is_pointer(word: u64) -> bool {
 /// What a call would be as a taker.
 fn taker_of(calls: &Calls, call: &Call) -> Option<Taker> {
     match call.parent.and_then(|parent| calls.list().get(parent)) {
+        None if call.hidden => None,
         None => Some((call.function, call.function)),
         Some(parent) if parent.parent.is_none() => Some((parent.function, call.function)),
         Some(_) => None,
@@ -200,7 +204,9 @@ fn look(
         for (side, trees) in open {
             // Two open trees with one word: it does not tell them apart.
             let mut trees = trees.into_iter();
-            let (Some((tree, (times, last))), None) = (trees.next(), trees.next()) else { continue };
+            let (Some((tree, (times, last))), None) = (trees.next(), trees.next()) else {
+                continue;
+            };
             let evidence = evidence.entry((side, taker, slot)).or_default();
             evidence.proven += 1;
             evidence.words.insert(word);

@@ -64,16 +64,62 @@ const WORDS: [(&str, i32, &str); 58] = [
 
 /// Beginnings of names that answer a question or change a field, rather than do work.
 const SMALL: [&str; 22] = [
-    "get", "set", "is", "has", "to", "from", "as", "can", "with", "make", "create_", "add", "try_get",
-    "copy", "equals", "hash", "serialize", "deserialize", "verify", "register", "print", "supports",
+    "get",
+    "set",
+    "is",
+    "has",
+    "to",
+    "from",
+    "as",
+    "can",
+    "with",
+    "make",
+    "create_",
+    "add",
+    "try_get",
+    "copy",
+    "equals",
+    "hash",
+    "serialize",
+    "deserialize",
+    "verify",
+    "register",
+    "print",
+    "supports",
 ];
 
 /// Parts of names that are machinery of the language and its libraries.
 const NOISE: [&str; 30] = [
-    "std::", "boost::", "__gnu_cxx::", "fmt::", "absl::", "google::protobuf", "pybind11::",
-    "nlohmann::", "rapidjson::", "spdlog::", "icu_", "core::ptr", "core::fmt", "core::iter",
-    "alloc::", "hashbrown::", "serde", "<impl", "operator", "{lambda", "[clone", "_Hashtable",
-    "allocator", "unique_ptr", "shared_ptr", "__cxx", "re2::", "jemalloc", "mi_", "~",
+    "std::",
+    "boost::",
+    "__gnu_cxx::",
+    "fmt::",
+    "absl::",
+    "google::protobuf",
+    "pybind11::",
+    "nlohmann::",
+    "rapidjson::",
+    "spdlog::",
+    "icu_",
+    "core::ptr",
+    "core::fmt",
+    "core::iter",
+    "alloc::",
+    "hashbrown::",
+    "serde",
+    "<impl",
+    "operator",
+    "{lambda",
+    "[clone",
+    "_Hashtable",
+    "allocator",
+    "unique_ptr",
+    "shared_ptr",
+    "__cxx",
+    "re2::",
+    "jemalloc",
+    "mi_",
+    "~",
 ];
 
 /// What the name of a function is worth.
@@ -113,6 +159,9 @@ pub fn score(base: &str, size: u64) -> NameScore {
     }
     if NOISE.iter().any(|noise| base.contains(noise)) {
         score -= 12;
+    }
+    if method.starts_with('~') {
+        return NameScore { score: -20, stage: None };
     }
     let angles = base.matches('<').count();
     score -= i32::try_from(angles.min(4)).unwrap_or(4);
@@ -167,7 +216,9 @@ fn best(identifier: &str) -> (i32, Option<&'static str>) {
 fn is_form_of(word: &str, known: &str) -> bool {
     let stem = known.strip_suffix('e').unwrap_or(known);
     match word.strip_prefix(stem) {
-        Some(rest) => matches!(rest, "" | "e" | "s" | "es" | "ed" | "ing" | "r" | "er" | "or" | "ion"),
+        Some(rest) => {
+            matches!(rest, "" | "e" | "s" | "es" | "ed" | "ing" | "r" | "er" | "or" | "ion")
+        }
         None => known.len() >= 4 && word.ends_with(known),
     }
 }
@@ -203,12 +254,46 @@ pub(super) fn without_arguments(base: &str) -> String {
 #[must_use]
 pub fn is_runtime(file_name: &str) -> bool {
     const RUNTIME: [&str; 40] = [
-        "libc.", "libc-", "ld-linux", "ld-", "libm.", "libm-", "libpthread", "libdl", "librt",
-        "libstdc++", "libgcc_s", "libc++", "libgomp", "libssl", "libcrypto", "libz.", "libz-",
-        "libzstd", "liblz4", "liblzma", "libbz2", "libpython", "libtcmalloc", "libjemalloc",
-        "libmimalloc", "libuuid", "libresolv", "libnss", "libnsl", "libutil", "libffi", "libexpat",
-        "libicu", "libgfortran", "libquadmath", "libtinfo", "libreadline", "libselinux",
-        "libsystemd", "libcap",
+        "libc.",
+        "libc-",
+        "ld-linux",
+        "ld-",
+        "libm.",
+        "libm-",
+        "libpthread",
+        "libdl",
+        "librt",
+        "libstdc++",
+        "libgcc_s",
+        "libc++",
+        "libgomp",
+        "libssl",
+        "libcrypto",
+        "libz.",
+        "libz-",
+        "libzstd",
+        "liblz4",
+        "liblzma",
+        "libbz2",
+        "libpython",
+        "libtcmalloc",
+        "libjemalloc",
+        "libmimalloc",
+        "libuuid",
+        "libresolv",
+        "libnss",
+        "libnsl",
+        "libutil",
+        "libffi",
+        "libexpat",
+        "libicu",
+        "libgfortran",
+        "libquadmath",
+        "libtinfo",
+        "libreadline",
+        "libselinux",
+        "libsystemd",
+        "libcap",
     ];
     file_name.starts_with('[') || RUNTIME.iter().any(|name| file_name.starts_with(name))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Call, CallId, Calls, FunctionId, Hop, SocketUse};
-use crate::model::Lane;
+use crate::model::{FrameAddr, Lane};
 
 /// What was seen of one candidate.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -62,6 +62,7 @@ pub struct Shape {
 #[must_use]
 pub fn shape(calls: &Calls, scores: &[i32], hops: &[Hop]) -> Shape {
     let mut stats = stats(calls, scores.len());
+    count_outermost(calls, &mut stats);
     answered(calls, &mut stats);
     let taken: FxHashSet<FunctionId> = hops.iter().map(|hop| hop.outermost).collect();
     let served = served(calls);
@@ -109,10 +110,6 @@ fn stats(calls: &Calls, functions: usize) -> Vec<Stats> {
             stats.ended += u64::from(took.is_some());
             stats.total_ns += took.unwrap_or(0);
             *stats.callers.entry(caller_function).or_default() += 1;
-            if caller.is_none() {
-                stats.outermost += 1;
-                stats.outermost_ns += took.unwrap_or(0);
-            }
         }
         if let Some(lanes) = lanes.get_mut(call.function) {
             lanes.insert(call.lane);
@@ -131,6 +128,35 @@ fn stats(calls: &Calls, functions: usize) -> Vec<Stats> {
     stats
 }
 
+/// Counts the outermost calls. Where a slice begins within a request, what is deeper on the stack
+/// than a function that was seen to call it elsewhere only looks outermost.
+fn count_outermost(calls: &Calls, stats: &mut [Stats]) {
+    let mut tops: FxHashMap<Lane, FxHashMap<FunctionId, FrameAddr>> = FxHashMap::default();
+    let outermost = || calls.list().iter().filter(|call| call.parent.is_none() && !call.hidden);
+    for call in outermost() {
+        let top = tops.entry(call.lane).or_default().entry(call.function).or_insert(call.frame);
+        *top = call.frame.max(*top);
+    }
+    let mut found: Vec<(FunctionId, u64)> = Vec::new();
+    for call in outermost() {
+        let others = tops.get(&call.lane).into_iter().flatten();
+        let below_another = others.into_iter().any(|(other, frame)| {
+            *frame > call.frame
+                && *other != call.function
+                && stats.get(*other).is_some_and(|other| other.below.contains(&call.function))
+        });
+        if !below_another {
+            found.push((call.function, call.end.map_or(0, |end| end.saturating_sub(call.start))));
+        }
+    }
+    for (function, took) in found {
+        if let Some(stats) = stats.get_mut(function) {
+            stats.outermost += 1;
+            stats.outermost_ns += took;
+        }
+    }
+}
+
 /// The calls a call ran below, innermost first.
 pub(super) fn ancestors<'a>(calls: &'a Calls, call: &Call) -> impl Iterator<Item = &'a Call> {
     let list = calls.list();
@@ -145,7 +171,7 @@ fn answered(calls: &Calls, stats: &mut [Stats]) {
     for exchange in calls.exchanges() {
         by_lane.entry(exchange.lane).or_default().push((exchange.time, exchange.usage));
     }
-    for call in calls.list().iter().filter(|call| call.parent.is_none()) {
+    for call in calls.list().iter().filter(|call| call.parent.is_none() && !call.hidden) {
         let (Some(exchanges), Some(end)) = (by_lane.get(&call.lane), call.end) else { continue };
         let first = exchanges.partition_point(|(time, _)| *time < call.start);
         let after = exchanges.partition_point(|(time, _)| *time <= end);
@@ -212,8 +238,7 @@ fn request_in(root: FunctionId, calls: &Calls, stats: &[Stats]) -> Option<Functi
     let outer = stats.get(root)?;
     let mut time_below: FxHashMap<FunctionId, (u64, u64)> = FxHashMap::default();
     for call in calls.list() {
-        let parent: Option<&Call> =
-            call.parent.and_then(|parent: CallId| calls.list().get(parent));
+        let parent: Option<&Call> = call.parent.and_then(|parent: CallId| calls.list().get(parent));
         if parent.is_some_and(|parent| parent.function == root) && call.function != root {
             let (count, time) = time_below.entry(call.function).or_default();
             *count += 1;

@@ -6,7 +6,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::DiscoverSettings;
 use crate::discover::{
-    FunctionId, NameScore, SocketUse, class_of, could_be_stage, is_interpreter, is_runtime, score, socket_use,
+    FunctionId, NameScore, SocketUse, class_of, could_be_stage, is_interpreter, is_runtime, score,
+    socket_use,
 };
 use crate::model::VirtAddr;
 use crate::symbols::{Listed, SymbolSet};
@@ -72,7 +73,8 @@ pub(super) struct Searched(pub(super) Vec<(String, usize, usize)>);
 
 impl Searched {
     pub(super) fn shown(&self) -> String {
-        let shown = self.0.iter().map(|(name, functions, _)| format!("{name} ({functions} functions)"));
+        let shown =
+            self.0.iter().map(|(name, functions, _)| format!("{name} ({functions} functions)"));
         let shown: Vec<String> = shown.take(8).collect();
         if shown.is_empty() { "no object".to_owned() } else { shown.join(", ") }
     }
@@ -116,7 +118,10 @@ pub(super) fn find(
         found.extend(here);
     }
     found.sort_by(|a, b| {
-        b.score.score.cmp(&a.score.score).then_with(|| (a.object, &a.name).cmp(&(b.object, &b.name)))
+        b.score
+            .score
+            .cmp(&a.score.score)
+            .then_with(|| (a.object, &a.name).cmp(&(b.object, &b.name)))
     });
     let good = found.iter().filter(|candidate| candidate.score.score >= LEAST).count();
     let first = good.min(settings.max_functions);

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use self::candidates::{Candidates, Searched};
-use self::slice::{BURST, Captures, LONG_BURST, Slicer};
+use self::slice::{BURST, Captures, SHARE, Slicer};
 use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, hops, shape, thin};
 use crate::model::Pid;
 use crate::symbols::SymbolSet;
@@ -108,6 +108,9 @@ const COUNTING: f64 = 0.25;
 /// The share of a processor that the calls of what is watched with ends and arguments may take
 /// while it is watched; the pauses between see to it that it is less on the whole.
 const SHARE_AT_ONCE: f64 = 0.1;
+/// The part of the whole budget that each pass with ends and arguments may spend at once: some
+/// queries must be seen whole.
+const A_PASS: f64 = 0.3;
 /// A few functions are watched however often they are called.
 const FEWEST_CALLING: usize = 40;
 /// What a call costs with its end, nanoseconds, before that is known.
@@ -220,7 +223,6 @@ impl Rounds<'_> {
         let scores = self.candidates.scores();
         let mut watched = called.to_vec();
         let arguments: Vec<Slot> = (1..=6).map(Slot::Arg).collect();
-        self.slicer.budget.allow(LONG_BURST);
         // However long the first round took, calls must be seen, too.
         let pass = self.part((1.0 - COUNTING) / 3.0);
         self.pass(&mut watched, &|_| arguments.clone(), pass)?;
@@ -233,7 +235,6 @@ impl Rounds<'_> {
             .collect();
         if root.is_some() && !takers.is_empty() {
             self.add_givers(&first, &takers, &mut watched)?;
-            self.slicer.budget.allow(LONG_BURST);
             for behind in &behind() {
                 let slots = |function: FunctionId| {
                     if takers.contains(&function) { behind.clone() } else { arguments.clone() }
@@ -261,7 +262,7 @@ impl Rounds<'_> {
         if givers.is_empty() {
             return Ok(());
         }
-        self.slicer.budget.allow(BURST);
+        self.slicer.budget.refill(BURST);
         let limit = self.part(0.05);
         // Twice: what was cut short at once has seen little.
         if self.slice(&mut givers, &Captures::Nothing, limit)? {
@@ -270,8 +271,12 @@ impl Rounds<'_> {
         givers.retain(|giver| self.slicer.rates.rate(*giver) > 0.0);
         tracing::info!("{} functions may give them work", givers.len());
         watched.extend(givers);
-        let affordable = self.affordable(watched);
-        watched.retain(|function| affordable.contains(function) || takers.contains(function));
+        // What was learnt of the others is enough: fewer functions can be watched for longer.
+        let kin = self.candidates.kin(&near);
+        let root = shape.roots.first().copied();
+        watched.retain(|function| {
+            kin.contains(function) || takers.contains(function) || root == Some(*function)
+        });
         Ok(())
     }
 
@@ -284,6 +289,7 @@ impl Rounds<'_> {
     ) -> anyhow::Result<()> {
         let end = Instant::now() + time;
         let captures = Captures::Words(slots);
+        self.slicer.budget.refill(self.settings.duration.mul_f64(SHARE * A_PASS));
         loop {
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() || watched.is_empty() {
@@ -353,7 +359,8 @@ fn behind() -> [Vec<Slot>; 2] {
 fn may_take(shape: &Shape, function: FunctionId) -> bool {
     let Some(stats) = shape.stats.get(function) else { return false };
     stats.outermost > 0
-        || stats.caller().and_then(|caller| shape.stats.get(caller)).is_some_and(|caller| {
-            caller.outermost > 0 && stats.calls <= caller.calls
-        })
+        || stats
+            .caller()
+            .and_then(|caller| shape.stats.get(caller))
+            .is_some_and(|caller| caller.outermost > 0 && stats.calls <= caller.calls)
 }

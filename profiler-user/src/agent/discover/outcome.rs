@@ -3,9 +3,7 @@
 use super::{DiscoverError, Discovered, Rounds, candidates::Candidate, slice::SHARE};
 use crate::agent::{Aim, prepare_with};
 use crate::config::{MapOrigin, Select, Selector, SymbolMap, parse_map};
-use crate::discover::{
-    Chosen, Fact, FunctionId, Header, Hop, Proposal, Shape, propose, write,
-};
+use crate::discover::{Chosen, Fact, FunctionId, Header, Hop, Proposal, Shape, propose, write};
 use crate::plan::Skipped;
 use crate::symbols::SymbolSet;
 
@@ -40,8 +38,7 @@ impl Rounds<'_> {
         };
         let chosen = |function| Some(self.chosen(symbols, self.candidates.get(function)?));
         let header = self.header(called);
-        let aim =
-            Aim { pid: self.target.pid, maps: Vec::new(), max_functions: MOST_COPIES };
+        let aim = Aim { pid: self.target.pid, maps: Vec::new(), max_functions: MOST_COPIES };
         let mut why = String::new();
         for _ in 0..TRIES {
             let text = write(&header, &proposal, &chosen);
@@ -50,9 +47,10 @@ impl Rounds<'_> {
             if prepared.plan.skipped.is_empty() {
                 return Ok(Discovered { text, summary: summary(&prepared.map, &proposal) });
             }
-            why = prepared.plan.skipped.first().map_or_else(String::new, |skipped| {
-                format!("{}: {}", skipped.what, skipped.why)
-            });
+            why =
+                prepared.plan.skipped.first().map_or_else(String::new, |skipped| {
+                    format!("{}: {}", skipped.what, skipped.why)
+                });
             take_out(&mut proposal, &prepared.map, &prepared.plan.skipped);
         }
         Err(DiscoverError::NotAccepted { why }.into())
@@ -94,7 +92,8 @@ impl Rounds<'_> {
 
     /// The selector that finds exactly this function: by its readable name if that does.
     fn chosen(&self, symbols: &SymbolSet, candidate: &Candidate) -> Chosen {
-        let object = self.target.object(candidate.object).map_or_else(String::new, |o| o.file_name());
+        let object =
+            self.target.object(candidate.object).map_or_else(String::new, |o| o.file_name());
         let select = Select::Function(candidate.name.to_string());
         let selector = Selector { select, object: Some(object.clone()) };
         let by_name = symbols.find(&selector, MOST_COPIES).is_ok_and(|found| {

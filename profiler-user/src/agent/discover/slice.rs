@@ -24,8 +24,6 @@ use crate::target::{ExitWatch, Target, process};
 pub(super) const SHARE: f64 = 0.02;
 /// The most it may take at once as long as floods are among what is watched.
 pub(super) const BURST: Duration = Duration::from_millis(15);
-/// The most it may take at once when they are not: some queries must be seen whole.
-pub(super) const LONG_BURST: Duration = Duration::from_millis(60);
 /// How often the ring is drained and the cost is looked at.
 const TURN: Duration = Duration::from_millis(10);
 
@@ -113,7 +111,8 @@ impl<'a> Slicer<'a> {
         let mut ring = attached
             .take_ring()
             .ok_or_else(|| std::io::Error::other("the ring buffer was taken before"))?;
-        let costs: Vec<(u64, u64)> = plan.probes.iter().map(|p| (dearest(p, Role::Enter), dearest(p, Role::Ret))).collect();
+        let costs: Vec<(u64, u64)> =
+            plan.probes.iter().map(|p| (dearest(p, Role::Enter), dearest(p, Role::Ret))).collect();
         let mut looked = begun;
         let end = Instant::now() + limit;
         let (mut cut, mut alive, mut paid) = (false, true, 0_u64);
@@ -192,7 +191,8 @@ impl<'a> Slicer<'a> {
         let mut whose: Vec<(Option<FunctionId>, Option<SocketUse>)> = Vec::new();
         for function in functions {
             let code = self.code(*function);
-            let slots = if let Captures::Words(slots) = captures { slots(*function) } else { Vec::new() };
+            let slots =
+                if let Captures::Words(slots) = captures { slots(*function) } else { Vec::new() };
             whose.push((Some(*function), None));
             ask(&mut map, &mut of_spans, &mut of_ends, &code, &slots);
         }
