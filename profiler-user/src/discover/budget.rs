@@ -121,7 +121,7 @@ impl Rates {
 #[must_use]
 pub fn thin(hits: &[(usize, u64)]) -> Vec<usize> {
     /// How much more often than the middle one. A stage may well be called once a segment.
-    const FAR: u64 = 12;
+    const FAR: u64 = 32;
     /// Fewer hits in a slice are no flood.
     const FEW: u64 = 200;
     let mut called: Vec<u64> =

@@ -48,7 +48,7 @@ impl Hop {
 }
 
 /// Fewer calls prove nothing.
-const FEWEST: u64 = 8;
+const FEWEST: u64 = 20;
 /// The share of a taker's calls that must be proven.
 const NEARLY_ALL: f64 = 0.8;
 /// How many givers of one word are looked at, the latest first.
