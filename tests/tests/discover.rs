@@ -151,8 +151,7 @@ fn a_server_with_workers_has_its_root_stages_and_hand_off() -> Result<()> {
     let map = scratch("discovered")?.join("server.toml");
     let stop = AtomicBool::new(false);
     let finished = thread::scope(|scope| {
-        let clients: Vec<_> =
-            (0..2).map(|_| scope.spawn(|| ask(port, &stop, u64::MAX))).collect();
+        let clients: Vec<_> = (0..2).map(|_| scope.spawn(|| ask(port, &stop, u64::MAX))).collect();
         let finished = discover(server.pid(), &map, &[]);
         stop.store(true, Ordering::Relaxed);
         for client in clients {

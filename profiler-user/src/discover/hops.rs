@@ -112,7 +112,7 @@ pub fn hops(calls: &Calls) -> Vec<Hop> {
         (
             Reverse(hop.proven * 100 / hop.takes.max(1)),
             *again,
-            Reverse(hop.words * 20 / hop.trees.max(1)),
+            Reverse(hop.words * 1_000 / hop.trees.max(1)),
             Reverse(plain(hop.take_slot)),
             Reverse(plain(hop.give_slot)),
             // Whoever gives last is nearest to the hop.

@@ -26,5 +26,5 @@ pub use hops::{Hop, hops};
 pub use names::{NameScore, could_be_stage, is_interpreter, is_runtime, score, socket_use};
 pub use names::{SocketUse, class_of, stage_of};
 pub use proposal::{Fact, Proposal, ProposedHandoff, ProposedSpan, propose};
-pub use shape::{Shape, Stats, shape};
+pub use shape::{Shape, Stats, elsewhere, shape};
 pub use text::{Chosen, Header, write};

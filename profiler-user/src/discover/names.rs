@@ -6,7 +6,7 @@ const WORDS: [(&str, i32, &str); 58] = [
     ("search", 5, "search"),
     ("execute", 5, "execute"),
     ("exec", 3, "execute"),
-    ("run", 2, "execute"),
+    ("run", 3, "execute"),
     ("request", 4, "query"),
     ("handle", 3, "query"),
     ("handler", 2, "query"),
@@ -168,7 +168,8 @@ pub fn score(base: &str, size: u64) -> NameScore {
     score += match size {
         // Of unknown length: hand-written assembly.
         0 => -3,
-        1..=31 => -8,
+        1..=15 => -8,
+        16..=31 => -4,
         32..=95 => -2,
         96..=255 => 0,
         _ => 2,

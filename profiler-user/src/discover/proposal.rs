@@ -84,13 +84,14 @@ pub fn propose(
     let requests = shape.stats.get(root)?.calls.max(1);
     let handoffs = reached(root, shape, hops);
     let members = members(root, shape, &handoffs);
+    let root_rate = facts.get(root).map_or(0.0, |fact| fact.rate);
     let span = |function: FunctionId| {
         let stats = shape.stats.get(function)?;
         let fact = facts.get(function)?;
         Some(ProposedSpan {
             function,
             root: function == root,
-            per_root: stats.calls as f64 / requests as f64,
+            per_root: if root_rate > 0.0 { fact.rate / root_rate } else { 0.0 },
             mean_ns: stats.mean_ns(),
             threads: stats.threads,
             caller: stats.caller(),
@@ -143,15 +144,30 @@ fn reached(root: FunctionId, shape: &Shape, hops: &[Hop]) -> Vec<Hop> {
     loop {
         let before = reached.len();
         for hop in hops {
-            if from.contains(&hop.from) && !reached.contains(hop) {
+            if from.contains(&hop.from) && !reached.contains(hop) && matters(root, shape, hop) {
                 reached.push(*hop);
             }
         }
         from.extend(reached.iter().map(|hop| hop.outermost));
         if reached.len() == before {
-            return reached;
+            break;
         }
     }
+    // What runs below a taker has its parent on the stack.
+    let takers: Vec<FunctionId> = reached.iter().map(|hop| hop.take).collect();
+    let below_another = |hop: &Hop| {
+        let others = takers.iter().filter(|taker| **taker != hop.take);
+        let mut others = others.filter_map(|taker| shape.stats.get(*taker));
+        others.any(|stats| stats.below.contains(&hop.take))
+    };
+    reached.retain(|hop| !below_another(hop));
+    reached
+}
+
+/// Whether who takes does a noticeable part of the work: at least a fiftieth of the root's time.
+fn matters(root: FunctionId, shape: &Shape, hop: &Hop) -> bool {
+    let time = |function: FunctionId| shape.stats.get(function).map_or(0, |stats| stats.total_ns);
+    time(hop.take).saturating_mul(50) >= time(root)
 }
 
 /// Every function that runs for the root: on its stack, or on one that took its work.
@@ -252,7 +268,8 @@ mod tests {
         let calls = story.calls();
         let hops = hops(calls);
         let shape = shape(calls, &[8; 6], &hops);
-        let facts: Vec<Fact> = (0..6).map(|_| fact(10.0)).collect();
+        let rates = [10.0, 10.0, 10.0, 10.0, 10.0, 1_000.0];
+        let facts: Vec<Fact> = rates.into_iter().map(fact).collect();
         let proposal = propose(calls, &shape, &hops, &facts, 40, 0.02).unwrap();
         assert!(proposal.spans[0].root && proposal.spans[0].function == 0);
         let functions: BTreeSet<_> = proposal.spans.iter().map(|span| span.function).collect();

@@ -157,6 +157,20 @@ fn count_outermost(calls: &Calls, stats: &mut [Stats]) {
     }
 }
 
+/// The functions near the top of the stacks of threads on which the root does not run: what work
+/// they do, somebody gave them.
+#[must_use]
+pub fn elsewhere(calls: &Calls, root: FunctionId) -> BTreeSet<FunctionId> {
+    let list = || calls.list().iter();
+    let of_root: FxHashSet<Lane> =
+        list().filter(|call| call.function == root).map(|call| call.lane).collect();
+    let others = list().filter(|call| !of_root.contains(&call.lane) && !call.hidden);
+    others
+        .filter(|call| ancestors(calls, call).nth(1).is_none())
+        .map(|call| call.function)
+        .collect()
+}
+
 /// The calls a call ran below, innermost first.
 pub(super) fn ancestors<'a>(calls: &'a Calls, call: &Call) -> impl Iterator<Item = &'a Call> {
     let list = calls.list();
@@ -287,6 +301,12 @@ mod tests {
     fn who_works_within_anothers_call_is_served_and_not_a_root() {
         let story = requests(20);
         assert_eq!(served(story.calls()), FxHashSet::from_iter([3]));
+    }
+
+    #[test]
+    fn who_runs_on_other_threads_was_given_its_work() {
+        let story = requests(3);
+        assert_eq!(elsewhere(story.calls(), 0), BTreeSet::from([3]));
     }
 
     #[test]

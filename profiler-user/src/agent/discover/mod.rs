@@ -11,13 +11,14 @@ mod candidates;
 mod outcome;
 mod slice;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
 use self::candidates::{Candidates, Searched};
 use self::slice::{BURST, Captures, SHARE, Slicer};
-use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, hops, shape, thin};
+use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, elsewhere, hops, shape, thin};
 use crate::model::Pid;
 use crate::symbols::SymbolSet;
 use crate::target::{ExitWatch, Target, TargetError};
@@ -228,11 +229,9 @@ impl Rounds<'_> {
         self.pass(&mut watched, &|_| arguments.clone(), pass)?;
         let first = shape(&self.calls, &scores, &[]);
         let root = first.roots.first().copied();
-        let takers: Vec<FunctionId> = watched
-            .iter()
-            .copied()
-            .filter(|function| Some(*function) != root && may_take(&first, *function))
-            .collect();
+        let elsewhere = root.map_or_else(BTreeSet::new, |root| elsewhere(&self.calls, root));
+        let takers: Vec<FunctionId> =
+            watched.iter().copied().filter(|function| elsewhere.contains(function)).collect();
         if root.is_some() && !takers.is_empty() {
             self.add_givers(&first, &takers, &mut watched)?;
             for behind in &behind() {
@@ -353,14 +352,4 @@ fn behind() -> [Vec<Slot>; 2] {
     let second = std::iter::once(Slot::ArgWord(1, last))
         .chain(BEHIND.into_iter().take(7).map(|offset| Slot::ArgWord(2, offset)));
     [first.iter().map(|offset| Slot::ArgWord(1, *offset)).collect(), second.collect()]
-}
-
-/// Whether a function is outermost now and then, or right below one that is.
-fn may_take(shape: &Shape, function: FunctionId) -> bool {
-    let Some(stats) = shape.stats.get(function) else { return false };
-    stats.outermost > 0
-        || stats
-            .caller()
-            .and_then(|caller| shape.stats.get(caller))
-            .is_some_and(|caller| caller.outermost > 0 && stats.calls <= caller.calls)
 }
