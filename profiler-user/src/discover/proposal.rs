@@ -200,7 +200,9 @@ fn unfit(
     if span.per_root > MOST_PER_ROOT {
         return Some("called too often for each request");
     }
-    if span.mean_ns > 0 && span.mean_ns < SHORTEST_NS {
+    // Once a request even a short one does not cost much.
+    let once = span.per_root <= 1.5 && span.mean_ns > SHORTEST_NS / 10;
+    if span.mean_ns > 0 && span.mean_ns < SHORTEST_NS && !once {
         return Some("too short to be worth a span");
     }
     let caller = span.caller.and_then(|caller| shape.stats.get(caller));
