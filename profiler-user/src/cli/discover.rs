@@ -21,8 +21,8 @@ Examples:
   sudo qprof discover -p 4711 --object 'libengine.so*'
   sudo qprof check -p 4711 -m ./engined.toml && sudo qprof run -p 4711 -m ./engined.toml
 
-Send the server its usual queries all the while: only what is called is seen. Watching takes at
-most 2 % of a processor from the server, in short slices; what is called too often is given up.")]
+Send the server its usual queries all the while: only what is called is seen. Watching takes 2
+to 4 % of a processor from the server, in short slices; what is called too often is given up.")]
 pub(super) struct DiscoverArgs {
     /// The process.
     #[arg(short, long)]

@@ -65,7 +65,7 @@ pub fn write(
         chosen(function).map_or_else(|| format!("function {function}"), |chosen| chosen.base_name)
     };
     let root = proposal.spans.first().and_then(|span| chosen(span.function));
-    let mut line = |text: &str| out.push_str(&format!("{text}\n"));
+    let mut line = |text: &str| writeln!(out, "{text}").unwrap_or_default();
     line("\nversion = 1");
     line(&format!("name = {}", quoted(&header.map)));
     line("# `db.system.name`: say which system it is.");
@@ -136,7 +136,7 @@ fn head(header: &Header, proposal: &Proposal, comment: &mut dyn FnMut(&str)) {
         let shown = floods.iter().take(NAMED).map(|(n, rate)| format!("{n} ({rate:.0}/s)"));
         comment(&format!(
             "Given up, called too often: {}.",
-            list(shown.collect(), header.floods.len())
+            list(&shown.collect::<Vec<_>>(), header.floods.len())
         ));
     }
 }
@@ -172,7 +172,7 @@ fn write_span(
             span.share * 100.0
         ),
     );
-    let mut line = |text: &str| out.push_str(&format!("{text}\n"));
+    let mut line = |text: &str| writeln!(out, "{text}").unwrap_or_default();
     line("[[span]]");
     line(&format!("name = {}", quoted(name)));
     line(&format!("{} = {}", chosen.field, quoted(&chosen.value)));
@@ -218,7 +218,7 @@ fn write_handoff(
             quoted(&key(slot))
         )
     };
-    let mut line = |text: &str| out.push_str(&format!("{text}\n"));
+    let mut line = |text: &str| writeln!(out, "{text}").unwrap_or_default();
     line("[[handoff]]");
     line(&format!("name = {}", quoted(name)));
     line(&format!("give = {}", end(give, hop.give_slot)));
@@ -238,7 +238,7 @@ fn tail(
         if !functions.is_empty() {
             out.push('\n');
             let shown: Vec<String> = functions.iter().take(NAMED).map(|f| named(*f)).collect();
-            wrapped(out, &format!("{text}: {}.", list(shown, functions.len())));
+            wrapped(out, &format!("{text}: {}.", list(&shown, functions.len())));
         }
     };
     group(
@@ -261,7 +261,7 @@ fn tail(
 }
 
 /// `a, b and 3 more`.
-fn list(shown: Vec<String>, all: usize) -> String {
+fn list(shown: &[String], all: usize) -> String {
     let more = all.saturating_sub(shown.len());
     let shown = shown.join(", ");
     if more > 0 { format!("{shown} and {more} more") } else { shown }

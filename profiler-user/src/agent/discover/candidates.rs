@@ -97,7 +97,7 @@ pub(super) fn find(
         }
         let wanted = match &settings.object {
             Some(glob) => symbols.is_named(id, glob),
-            None => !is_runtime(&file_name) && !(id.0 == 0 && is_interpreter(&file_name)),
+            None => !(is_runtime(&file_name) || id.0 == 0 && is_interpreter(&file_name)),
         };
         if !wanted {
             continue;

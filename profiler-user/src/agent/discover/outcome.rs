@@ -6,6 +6,7 @@ use crate::config::{MapOrigin, Select, Selector, SymbolMap, parse_map};
 use crate::discover::{Chosen, Fact, FunctionId, Header, Hop, Proposal, Shape, propose, write};
 use crate::plan::Skipped;
 use crate::symbols::SymbolSet;
+use crate::target::MappedObject;
 
 /// So many spans are proposed.
 const MOST_SPANS: usize = 40;
@@ -93,7 +94,7 @@ impl Rounds<'_> {
     /// The selector that finds exactly this function: by its readable name if that does.
     fn chosen(&self, symbols: &SymbolSet, candidate: &Candidate) -> Chosen {
         let object =
-            self.target.object(candidate.object).map_or_else(String::new, |o| o.file_name());
+            self.target.object(candidate.object).map_or_else(String::new, MappedObject::file_name);
         let select = Select::Function(candidate.name.to_string());
         let selector = Selector { select, object: Some(object.clone()) };
         let by_name = symbols.find(&selector, MOST_COPIES).is_ok_and(|found| {

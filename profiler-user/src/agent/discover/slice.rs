@@ -155,7 +155,7 @@ impl<'a> Slicer<'a> {
             let (enter, ret) = costs.get(index).copied().unwrap_or_default();
             let here = counts.hits(probe.id);
             // Ends cost, too, and are hits like the begins.
-            let both = if ret > 0 { (enter + ret) / 2 } else { enter };
+            let both = if ret > 0 { enter.midpoint(ret) } else { enter };
             all += here * both;
             let Some(function) = watched.get(index).and_then(|watched| watched.function) else {
                 continue;
