@@ -110,8 +110,11 @@ pub fn hops(calls: &Calls) -> Vec<Hop> {
     found.sort_by_key(|(hop, again)| {
         let plain = |slot: Slot| matches!(slot, Slot::Arg(_));
         (
-            Reverse(hop.proven * 100 / hop.takes.max(1)),
-            *again,
+            // A call or two at the edge of a slice do not decide.
+            Reverse(hop.proven * 20 / hop.takes.max(1) >= 19),
+            *again * 50 > hop.proven,
+            // What is taken once is the work itself.
+            hop.many,
             Reverse(hop.words * 1_000 / hop.trees.max(1)),
             Reverse(plain(hop.take_slot)),
             Reverse(plain(hop.give_slot)),
