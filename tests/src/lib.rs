@@ -6,6 +6,7 @@
 //! `target/qprof-tests` until the next run, to be looked at after a failure.
 
 pub mod environment;
+pub mod family;
 pub mod fixture;
 pub mod http;
 pub mod jaeger;
