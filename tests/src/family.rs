@@ -40,7 +40,7 @@ pub fn library() -> Result<PathBuf> {
 /// # Errors
 /// When it cannot be written.
 pub fn map() -> Result<PathBuf> {
-    let map = symbol_map::of(&["query", "other_query", "plugin_query"], &["step"], "");
+    let map = symbol_map::of(&["query", "other_query", "plugin_query"], &["family_step"], "");
     symbol_map::file(&map.replace("required = true", "required = false"))
 }
 
@@ -164,7 +164,7 @@ pub fn whole(summary: &Summary, file: &Path) -> Result<Vec<Trace>> {
     for trace in &traces {
         let root = trace.root()?;
         let steps = usize::from(root.name != "plugin_query");
-        ensure!(trace.count("step") == steps, "not whole: {}", trace.outline());
+        ensure!(trace.count("family_step") == steps, "not whole: {}", trace.outline());
         for span in &trace.spans {
             ensure!(span.process == root.process, "a trace of two processes: {trace:?}");
             ensure!(span.exit()? == "ret", "not seen to return: {span:?}");

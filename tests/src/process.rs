@@ -113,8 +113,9 @@ impl Process {
         let line = until(PATIENCE, &what, || {
             let alive = self.alive();
             let said = self.stdout();
-            let whole = said.rsplit_once('\n').map_or("", |(whole, _)| whole);
-            if let (Some(line), false) = (whole.lines().nth(self.heard), said.is_empty()) {
+            let line =
+                said.rsplit_once('\n').and_then(|(whole, _)| whole.split('\n').nth(self.heard));
+            if let Some(line) = line {
                 return Ok(Some(line.to_owned()));
             }
             ensure!(alive, "{} has ended", self.name);
