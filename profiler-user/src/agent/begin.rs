@@ -148,6 +148,8 @@ impl Follow {
     pub(super) fn look(&mut self, live: &mut Live) -> Result<(), LiveError> {
         if !self.waiting {
             self.waiting = true;
+            // The kernel tells of an end a moment before the process is gone from /proc.
+            self.looked = Instant::now();
             tracing::warn!("the target has ended: waiting until it runs again (--follow)");
         }
         if self.looked.elapsed() < LOOK {
