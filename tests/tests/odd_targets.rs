@@ -124,13 +124,12 @@ fn in_a_container_on_an_overlay() -> Result<()> {
     Ok(())
 }
 
-/// Two containers of one image: the same file under both, and each is told from the other.
+/// After an upgrade: another file lies under the path, and the old one still runs.
 #[test]
 fn deleted_and_replaced() -> Result<()> {
     if !can_probe()? {
         return Ok(());
     }
-    // An upgrade: another file under the same path, and the old one still runs.
     let path = family::copy(&binary()?, "upgraded")?;
     let mut old = Family::start(&path)?;
     fs::remove_file(&path)?;
