@@ -167,7 +167,7 @@ fn a_target_that_comes_back() -> Result<()> {
         }
         run.until_said("waiting until it runs again", turn)?;
         family = Family::start(&path)?;
-        run.until_said("it runs again as", turn)?;
+        run.until_said("runs again as", turn)?;
         run.until_said("attached: ", turn + 1)?;
         let calls = 10 * turn;
         family.tell(&format!("call {calls}"))?;
@@ -197,7 +197,7 @@ fn a_family_that_comes_back() -> Result<()> {
     run.until_said("waiting until it runs again", 1)?;
     family = Family::start(&path)?;
     let early = family.fork("")?;
-    run.until_said("it runs again as", 1)?;
+    run.until_said("runs again as", 1)?;
     let late = family.fork("")?;
     family.tell("call 3")?;
     family.tell("@0 call 4")?;
@@ -206,5 +206,47 @@ fn a_family_that_comes_back() -> Result<()> {
     let done = run.stop()?;
     done.check_ok()?;
     family.end()?;
+    family::check(&done, &file, &made)
+}
+
+/// Several are followed, each by itself; who runs the same beside them is nobody's successor.
+#[test]
+fn several_targets_that_come_back() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let path = copy(&binary()?, "comes-back")?;
+    let other = copy(&build("family.c", &["-O2", "-ldl", "-DQUERY=other_query"])?, "other")?;
+    let mut stranger = Family::start(&path)?;
+    let mut first = Family::start(&path)?;
+    let mut second = Family::start(&other)?;
+    let mut made = vec![(first.pid(), 1), (second.pid(), 2)];
+    let named = [first.pid().to_string(), second.pid().to_string()];
+    let arguments = ["-p", &named[0], "-p", &named[1], "--follow"];
+    let (mut run, file) = family::start(Run::with(&arguments)?)?;
+    run.until_said("attached: ", 2)?;
+    first.tell("call 1")?;
+    second.tell("call 2")?;
+    first.kill()?;
+    run.until_said("waiting until it runs again", 1)?;
+    first = Family::start(&path)?;
+    run.until_said(&format!("process {} runs again as process {}", named[0], first.pid()), 1)?;
+    run.until_said("attached: ", 3)?;
+    first.tell("call 4")?;
+    second.tell("call 8")?;
+    made[1].1 += 8;
+    second.end()?;
+    run.until_said("waiting until it runs again", 2)?;
+    second = Family::start(&other)?;
+    run.until_said(&format!("process {} runs again as process {}", named[1], second.pid()), 1)?;
+    run.until_said("attached: ", 4)?;
+    second.tell("call 16")?;
+    stranger.tell("call 32")?;
+    made.extend([(first.pid(), 4), (second.pid(), 16)]);
+    let done = run.stop()?;
+    done.check_ok()?;
+    for family in [stranger, first, second] {
+        family.end()?;
+    }
     family::check(&done, &file, &made)
 }
