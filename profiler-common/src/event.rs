@@ -18,6 +18,9 @@ pub enum EventKind {
     Fork = 5,
     /// The process has become another program: all its frames are gone, its numbers begin anew.
     Exec = 6,
+    /// Calls are gone: those whose return slots lie below the one word. Made by user space, of an
+    /// enter whose words it understands; `frame` is that of the enter.
+    Unwound = 7,
 }
 
 impl EventKind {
@@ -31,6 +34,7 @@ impl EventKind {
             4 => Some(Self::ProcessEnd),
             5 => Some(Self::Fork),
             6 => Some(Self::Exec),
+            7 => Some(Self::Unwound),
             _ => None,
         }
     }

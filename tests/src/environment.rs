@@ -5,6 +5,7 @@ use std::env;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -140,10 +141,30 @@ pub fn alone() -> MutexGuard<'static, ()> {
 /// # Errors
 /// When it cannot be made.
 pub fn scratch(name: &str) -> Result<PathBuf> {
-    static COUNT: AtomicU32 = AtomicU32::new(0);
     static SWEPT: OnceLock<()> = OnceLock::new();
     let base = target_directory().join("qprof-tests");
     SWEPT.get_or_init(|| sweep(&base));
+    fresh(&base, name)
+}
+
+/// A fresh directory that every user can reach, unlike the repository, for what does not run as
+/// root. To be removed by whoever asked for it.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn open_scratch(name: &str) -> Result<PathBuf> {
+    static SWEPT: OnceLock<()> = OnceLock::new();
+    let base = env::temp_dir().join("qprof-tests");
+    SWEPT.get_or_init(|| sweep(&base));
+    let path = fresh(&base, name)?;
+    for part in path.ancestors().take_while(|part| part.starts_with(&base)) {
+        fs::set_permissions(part, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(path)
+}
+
+fn fresh(base: &Path, name: &str) -> Result<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let path = base.join(std::process::id().to_string()).join(format!("{number:02}-{name}"));
     fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;

@@ -5,6 +5,8 @@
 //! outlives it: every process dies with the test binary, and what it wrote lies under
 //! `target/qprof-tests` until the next run, to be looked at after a failure.
 
+pub mod duckdb;
+pub mod engine;
 pub mod environment;
 pub mod family;
 pub mod fixture;
@@ -12,9 +14,11 @@ pub mod http;
 pub mod jaeger;
 pub mod memory;
 pub mod milvus_lite;
+pub mod postgres;
 pub mod process;
 pub mod qprof;
 pub mod symbol_map;
+pub mod tantivy;
 pub mod timeout;
 pub mod tree;
 pub mod truth;

@@ -24,6 +24,8 @@ const CLIENT_LIMIT: Duration = Duration::from_secs(180);
 #[derive(Debug)]
 pub struct MilvusLite {
     process: Process,
+    /// The server's own process, if it is not the one that was started.
+    inner: Option<u32>,
     address: String,
 }
 
@@ -64,13 +66,48 @@ impl MilvusLite {
             .arg(&address)
             .arg("ERROR");
         let process = Process::spawn_in("milvus-lite", command, directory)?;
-        let mut server = Self { process, address };
-        until(PATIENCE, "Milvus Lite to answer", || {
-            ensure!(server.alive(), "Milvus Lite ended: {}", server.stderr());
-            Ok(std::net::TcpStream::connect(&server.address).ok())
-        })?;
-        server.client(&["ping"])?;
+        let mut server = Self { process, inner: None, address };
+        server.until_it_answers()?;
         Ok(server)
+    }
+
+    /// Starts it as a container would be: in mount and pid namespaces of its own, from a file system
+    /// that is mounted there only; and then deletes its program.
+    ///
+    /// # Errors
+    /// As [`MilvusLite::start`]; when there are no namespaces to be had.
+    pub fn start_apart() -> Result<Self> {
+        let library = library()?;
+        let address = format!("127.0.0.1:{}", free_port()?);
+        let directory = scratch("milvus-lite-apart")?;
+        let disk = directory.join("disk");
+        std::fs::create_dir(&disk)?;
+        let script = "mount -t tmpfs tmpfs \"$0\" && cp \"$1/milvus\" \"$0/milvus\" && \
+                      exec \"$0/milvus\" \"$0/data.db\" \"$2\" ERROR";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script])
+            .args([disk.as_os_str(), library.as_os_str(), OsStr::new(&address)])
+            .env("LD_LIBRARY_PATH", &library);
+        let process = Process::spawn_in("milvus-lite-apart", command, directory)?;
+        let mut server = Self { process, inner: None, address };
+        server.until_it_answers()?;
+        let outer = server.process.pid();
+        let children = std::fs::read_to_string(format!("/proc/{outer}/task/{outer}/children"))?;
+        let inner = children.split_whitespace().next().context("unshare has no child")?.parse()?;
+        server.inner = Some(inner);
+        let program = disk.join("milvus");
+        ensure!(!program.exists(), "its file system is mounted here too");
+        std::fs::remove_file(format!("/proc/{inner}/root{}", program.display()))?;
+        Ok(server)
+    }
+
+    fn until_it_answers(&mut self) -> Result<()> {
+        until(PATIENCE, "Milvus Lite to answer", || {
+            ensure!(self.alive(), "Milvus Lite ended: {}", self.stderr());
+            Ok(std::net::TcpStream::connect(&self.address).ok())
+        })?;
+        self.client(&["ping"]).map(drop)
     }
 
     /// Starts it with two collections: `one` chunk and `four`.
@@ -87,7 +124,7 @@ impl MilvusLite {
     /// Its process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
-        self.process.pid()
+        self.inner.unwrap_or_else(|| self.process.pid())
     }
 
     /// Whether it runs.

@@ -136,20 +136,38 @@ impl Trace {
         }
     }
 
-    /// What holds of every whole trace: one root, of kind `server`, without a parent and without
-    /// evidence for one; everything else `internal`, under a parent in the trace, with evidence,
-    /// within its parent's time where the stack proves it and within the root's in any case.
+    /// What holds of every whole trace whose root waits for all that is done for it: that of
+    /// [`Trace::check_parents`], and that nothing reaches out of the root's time.
     ///
     /// # Errors
     /// What does not hold.
     pub fn check(&self) -> Result<()> {
         let root = self.root()?;
+        for span in &self.spans {
+            ensure!(
+                span.end <= root.end + SLACK_NS,
+                "{} reaches out of its root {}",
+                span.name,
+                root.name
+            );
+        }
+        self.check_parents()
+    }
+
+    /// What holds of every whole trace: one root, of kind `server`, without a parent and without
+    /// evidence for one; everything else `internal`, under a parent in the trace, with evidence,
+    /// within its parent's time where the stack proves it and never before the root.
+    ///
+    /// # Errors
+    /// What does not hold.
+    pub fn check_parents(&self) -> Result<()> {
+        let root = self.root()?;
         ensure!(root.kind == "server", "root {} is of kind {}", root.name, root.kind);
         for span in &self.spans {
             ensure!(span.start <= span.end, "{} ends before it starts", span.name);
             ensure!(
-                span.start + SLACK_NS >= root.start && span.end <= root.end + SLACK_NS,
-                "{} reaches out of its root {}",
+                span.start + SLACK_NS >= root.start,
+                "{} begins before its root {}",
                 span.name,
                 root.name
             );

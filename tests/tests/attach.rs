@@ -215,6 +215,7 @@ fn short(event: &Event) -> (&'static str, u16) {
     match event.body {
         EventBody::Enter { probe, .. } => ("enter", probe.0),
         EventBody::Ret { probe, .. } => ("ret", probe.0),
+        EventBody::Unwound { .. } => ("unwound", 0),
         EventBody::LaneEnd => ("lane end", 0),
         EventBody::ProcessEnd => ("process end", 0),
         EventBody::Fork { .. } => ("fork", 0),

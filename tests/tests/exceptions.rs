@@ -107,7 +107,7 @@ fn a_longjmp_over_three_frames() -> Result<()> {
         let twice = twice(&binary, &[ROUNDS, &told.to_string_lossy()], &map)?;
         twice.check()?;
         Truth::read(&told)?.compare(&twice.traces, Leave::default())?;
-        twice.check_exits(&["one", "two", "three"], &["inferred"])?;
+        twice.check_exits(&["one", "two", "three"], &["unwound"])?;
     }
     Ok(())
 }

@@ -220,3 +220,26 @@ fn every_request_has_its_root() -> Result<()> {
     }
     Ok(())
 }
+
+/// As in a container: namespaces of its own, a file system seen from nowhere else, and a program that
+/// has been deleted meanwhile.
+#[test]
+fn a_server_apart_whose_program_is_gone() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut server = MilvusLite::start_apart()?;
+    server.set_up("one", 20_000)?;
+    let run = Run::on(server.pid())?.output("json").start()?;
+    let tally = server.search("one", 50, &[])?;
+    ensure!(tally.ok == 50, "{tally:?}");
+    let done = run.stop()?;
+    done.check_ok()?;
+    done.summary.check_nothing_lost()?;
+    let traces = from_otlp(&done.finished.stdout)?;
+    ensure!(traces.len() == 50, "{} traces", traces.len());
+    traces.iter().try_for_each(check_search)?;
+    ensure!(server.alive(), "the server ended: {}", server.stderr());
+    Ok(())
+}

@@ -72,7 +72,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "setup",
-        usage: "[rust|bpf-linker|milvus-lite|jaeger|host]...",
+        usage: "[rust|bpf-linker|milvus-lite|engines|jaeger|host]...",
         does: "Only install what the other commands need",
         run: setup::run,
     },

@@ -9,10 +9,10 @@ use crate::args::{Args, Usage};
 use crate::cli::Context;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
-use crate::venv::MilvusVenv;
+use crate::venv::{ENGINES, MilvusVenv};
 use crate::{jaeger, linker, say};
 
-const PARTS: [&str; 5] = ["host", "rust", "bpf-linker", "milvus-lite", "jaeger"];
+const PARTS: [&str; 6] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "jaeger"];
 
 /// What the tests that start real servers need.
 pub(crate) const TEST_NEEDS: [Need; 5] =
@@ -39,6 +39,9 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     if wanted("milvus-lite") {
         MilvusVenv::ensure(cache)?;
     }
+    if wanted("engines") {
+        ENGINES.ensure(cache)?;
+    }
     if wanted("jaeger") {
         jaeger::ensure(cache)?;
     }
@@ -53,6 +56,7 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
 pub(crate) fn servers(context: &Context) -> Result<()> {
     host::ensure(&context.cache, &TEST_NEEDS)?;
     MilvusVenv::ensure(&context.cache)?;
+    ENGINES.ensure(&context.cache)?;
     jaeger::ensure(&context.cache)?;
     Ok(())
 }

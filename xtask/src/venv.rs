@@ -1,4 +1,5 @@
-//! Milvus Lite and its client, Python packages in a virtual environment of their own.
+//! Python packages in virtual environments of their own, every package by exact version, so that a
+//! test that passed passes again.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +10,59 @@ use crate::cache::{Cache, Step};
 use crate::command::{run_logged, stdout_of};
 use crate::host;
 
-/// Every package by exact version, so that a test that passed passes again.
-const PINS: &str = include_str!("../milvus-lite.txt");
+/// Milvus Lite and its client.
+const MILVUS_LITE: Packages = Packages {
+    name: "milvus-lite",
+    pins: include_str!("../milvus-lite.txt"),
+    doing: "installing Milvus Lite and its client from PyPI (about 40 s)",
+};
+
+/// Query engines that live inside Python, and `PostgreSQL`.
+pub(crate) const ENGINES: Packages = Packages {
+    name: "engines",
+    pins: include_str!("../engines.txt"),
+    doing: "installing DuckDB, tantivy and PostgreSQL from PyPI (about 20 s)",
+};
+
+/// What is in one environment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Packages {
+    /// The environment's directory in the cache, under `venv`.
+    name: &'static str,
+    /// A requirements file.
+    pins: &'static str,
+    doing: &'static str,
+}
+
+impl Packages {
+    /// Installs the packages if they are not there: the environment.
+    ///
+    /// # Errors
+    /// When Python is missing or too old, or pip fails.
+    pub(crate) fn ensure(&self, cache: &Cache) -> Result<PathBuf> {
+        let Self { name, pins, doing } = *self;
+        let path = cache.join("venv").join(name);
+        let python = path.join("bin/python");
+        let step = Step {
+            name,
+            key: pins,
+            doing,
+            files: std::slice::from_ref(&python),
+            probe: &|| {
+                stdout_of(&mut pip(&python, "freeze")).is_ok_and(|list| has_pins(pins, &list))
+            },
+        };
+        cache.ensure(&step, |workshop| {
+            host::ensure_venv_module(cache)?;
+            create(&path, &workshop.log)?;
+            let file = workshop.scratch.join("pins.txt");
+            std::fs::write(&file, pins)
+                .with_context(|| format!("cannot write {}", file.display()))?;
+            run_logged(pip(&python, "install").arg("--requirement").arg(&file), &workshop.log)
+        })?;
+        Ok(path)
+    }
+}
 
 /// The virtual environment with Milvus Lite.
 #[derive(Debug, Clone)]
@@ -23,26 +75,10 @@ impl MilvusVenv {
     /// Installs the packages if they are not there.
     ///
     /// # Errors
-    /// When Python is missing or too old, or pip fails.
+    /// As [`Packages::ensure`].
     pub(crate) fn ensure(cache: &Cache) -> Result<Self> {
-        let path = cache.join("venv/milvus-lite");
-        let python = path.join("bin/python");
-        let step = Step {
-            name: "milvus-lite",
-            key: PINS,
-            doing: "installing Milvus Lite and its client from PyPI (about 40 s)",
-            files: std::slice::from_ref(&python),
-            probe: &|| stdout_of(&mut pip(&python, "freeze")).is_ok_and(|list| has_pins(&list)),
-        };
-        cache.ensure(&step, |workshop| {
-            host::ensure_venv_module(cache)?;
-            create(&path, &workshop.log)?;
-            let pins = workshop.scratch.join("pins.txt");
-            std::fs::write(&pins, PINS)
-                .with_context(|| format!("cannot write {}", pins.display()))?;
-            run_logged(pip(&python, "install").arg("--requirement").arg(&pins), &workshop.log)
-        })?;
-        let library = stdout_of(Command::new(&python).args([
+        let path = MILVUS_LITE.ensure(cache)?;
+        let library = stdout_of(Command::new(path.join("bin/python")).args([
             "-c",
             "import importlib.util as u, pathlib as p; \
              print(p.Path(u.find_spec('milvus_lite').origin).parent / 'lib')",
@@ -85,10 +121,12 @@ pub(crate) fn pip(python: &Path, verb: &str) -> Command {
     command
 }
 
-fn has_pins(freeze: &str) -> bool {
-    PINS.lines()
-        .filter(|pin| !pin.is_empty() && !pin.starts_with('#'))
-        .all(|pin| freeze.lines().any(|line| line.eq_ignore_ascii_case(pin)))
+fn has_pins(pins: &str, freeze: &str) -> bool {
+    packages(pins).all(|pin| freeze.lines().any(|line| line.eq_ignore_ascii_case(pin)))
+}
+
+fn packages(pins: &str) -> impl Iterator<Item = &str> {
+    pins.lines().filter(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 #[cfg(test)]
@@ -97,15 +135,20 @@ mod tests {
 
     #[test]
     fn a_pin_missing_from_the_list_is_noticed() {
-        assert!(has_pins(PINS));
-        assert!(!has_pins(&PINS.replace("milvus-lite==2.5.1", "milvus-lite==2.5.0")));
-        assert!(!has_pins(""));
+        for Packages { pins, .. } in [MILVUS_LITE, ENGINES] {
+            assert!(has_pins(pins, pins));
+            let first = packages(pins).next().unwrap();
+            assert!(!has_pins(pins, &pins.replace(first, "other==1")));
+            assert!(!has_pins(pins, ""));
+        }
     }
 
     #[test]
     fn every_package_is_pinned() {
-        for line in PINS.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            assert!(line.contains("=="), "{line}");
+        for Packages { pins, .. } in [MILVUS_LITE, ENGINES] {
+            for line in packages(pins) {
+                assert!(line.contains("=="), "{line}");
+            }
         }
     }
 }

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustc_hash::FxHashMap;
+
 use super::look::{Failed, ImageKey, Images, Job, Looker, News, image_key, look};
 use super::prepare::{PrepareError, Prepared, Search};
 use crate::config::SymbolMap;
 use crate::model::{Pid, Rules, Watches};
 use crate::plan::{GrowingPlan, ProbePlan};
-use crate::target::{ExitWatch, Target, TargetError};
+use crate::target::{ExitWatch, Inode, Target, TargetError};
 
 /// How long after a loader's word its process is looked at: it speaks before it maps, too.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -39,6 +41,8 @@ pub(super) struct FleetStats {
     pub(super) processes: u64,
     /// Those that were to be looked at and were not, because too many were.
     pub(super) not_looked: u64,
+    /// Files whose probes were removed because they were overwritten.
+    pub(super) overwritten: u64,
 }
 
 /// The processes of a run.
@@ -53,6 +57,8 @@ pub(crate) struct Fleet {
     processes: BTreeMap<Pid, Process>,
     waiting: BTreeMap<Pid, Instant>,
     looker: Looker,
+    /// The paths of files that are probed.
+    names: FxHashMap<Inode, String>,
     swept: Instant,
     stats: FleetStats,
 }
@@ -81,6 +87,7 @@ impl Fleet {
             processes: BTreeMap::new(),
             waiting: BTreeMap::new(),
             looker: Looker::start()?,
+            names: FxHashMap::default(),
             swept: Instant::now(),
             stats: FleetStats::default(),
         })
@@ -194,6 +201,16 @@ impl Fleet {
         self.waiting.entry(pid).or_insert_with(|| Instant::now() + SETTLE);
     }
 
+    /// A file was overwritten, and its probes removed.
+    pub(super) const fn overwritten(&mut self) {
+        self.stats.overwritten += 1;
+    }
+
+    /// The name of a file that is probed, for people.
+    pub(super) fn name_of(&self, inode: Inode) -> String {
+        self.names.get(&inode).cloned().unwrap_or_else(|| format!("inode {}", inode.1))
+    }
+
     /// A process has ended. Whether it was one of the run.
     pub(super) fn ended(&mut self, pid: Pid) -> bool {
         self.waiting.remove(&pid);
@@ -290,6 +307,11 @@ impl Fleet {
         if let Some(process) = self.processes.get_mut(&target.pid) {
             process.image = Some(image);
             process.name = name;
+        }
+        for probe in &plan.probes {
+            if let Some(object) = target.object(probe.object) {
+                self.names.entry(object.inode).or_insert_with(|| object.path.display().to_string());
+            }
         }
         let plan = self.plan.add(plan, &target);
         Addition { image, target, plan, took }

@@ -1,5 +1,6 @@
 //! Attached to the run's processes: from the ring to finished traces, one turn at a time.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use profiler_common::Counter;
@@ -7,6 +8,7 @@ use thiserror::Error;
 
 use super::command::CommandError;
 use super::fleet::{Addition, Fleet, FleetStats};
+use super::jumps::Jumps;
 use super::outputs::nanoseconds;
 use super::prepare::Search;
 use super::{Prepared, clock};
@@ -16,7 +18,7 @@ use crate::model::{Event, EventBody, Lane, MonoNs, Pid, Rules, Tid, Trace, Watch
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
 use crate::stitch::{IdSource, Limits, StitchStats, Stitcher};
-use crate::target::{Target, TargetError, descendants};
+use crate::target::{FileGuard, ObjectId, Target, TargetError, descendants};
 
 /// How long one turn waits for events: the ring is drained this often, or when half full.
 const TURN: Duration = Duration::from_millis(10);
@@ -75,15 +77,31 @@ impl Pipeline {
         Self { stitcher, undecodable: 0, last: MonoNs(0) }
     }
 
-    /// Stitches an event. What it tells of its process, if it does.
-    pub(super) fn event(&mut self, raw: &[u8]) -> Option<Change> {
+    /// Stitches an event; what it tells of its process, if it does. `jumps`: makes of the calls of
+    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one.
+    pub(super) fn event(
+        &mut self,
+        raw: &[u8],
+        jumps: Option<&mut Jumps>,
+        record: impl FnOnce(&[u8]),
+    ) -> Option<Change> {
         match reader::decode(raw) {
-            Ok(event) => {
+            Ok(mut event) => {
+                match jumps.filter(|_| self.watches(&event) == Some(Watches::Jumping)) {
+                    Some(jumps) => {
+                        event = jumps.landing(&event);
+                        let mut made = Vec::new();
+                        reader::encode(&event, &mut made);
+                        record(&made);
+                    }
+                    None => record(raw),
+                }
                 self.last = self.last.max(event.time);
                 self.stitcher.push(&event);
                 self.change(&event)
             }
             Err(error) => {
+                record(raw);
                 if self.undecodable == 0 {
                     tracing::warn!("an event cannot be read: {error}");
                 }
@@ -93,18 +111,23 @@ impl Pipeline {
         }
     }
 
+    /// What the probe of a call watches.
+    fn watches(&self, event: &Event) -> Option<Watches> {
+        let EventBody::Enter { probe, .. } = event.body else { return None };
+        Some(self.stitcher.rules().probes.get(probe.index())?.watches)
+    }
+
     fn change(&self, event: &Event) -> Option<Change> {
         let pid = event.lane.pid();
         match event.body {
             EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
             EventBody::Exec => Some(Change::Became(pid)),
             EventBody::ProcessEnd => Some(Change::Ended(pid)),
-            EventBody::Enter { probe, .. } => {
-                let rule = self.stitcher.rules().probes.get(probe.index());
-                let loading = rule.is_some_and(|rule| rule.watches == Watches::Loading);
+            EventBody::Enter { .. } => {
+                let loading = self.watches(event) == Some(Watches::Loading);
                 loading.then_some(Change::Loaded(pid))
             }
-            EventBody::Ret { .. } | EventBody::LaneEnd => None,
+            EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
         }
     }
 }
@@ -116,8 +139,10 @@ pub(crate) struct Live {
     pipeline: Pipeline,
     fleet: Fleet,
     tree: bool,
+    guard: Option<FileGuard>,
     recorder: Option<Writer>,
     changes: Vec<Change>,
+    jumps: Jumps,
     /// Processes made since they were last asked for.
     new: Vec<Pid>,
     /// Processes that became other programs in the last turn.
@@ -147,6 +172,8 @@ pub(crate) struct Stopped {
     pub(super) stitch: StitchStats,
     pub(super) fleet: FleetStats,
     pub(super) undecodable: u64,
+    /// Jumps whose end is not known.
+    pub(super) unknown_jumps: u64,
     pub(super) counts: KernelCounts,
     pub(super) recorder: Option<Writer>,
 }
@@ -181,8 +208,10 @@ impl Live {
             pipeline: Pipeline::new(stitcher),
             fleet: Fleet::new(map, search, tree)?,
             tree,
+            guard: FileGuard::new().map_err(no_guard).ok(),
             recorder: None,
             changes: Vec::new(),
+            jumps: Jumps::default(),
             new: Vec::new(),
             became: Vec::new(),
             told: Vec::new(),
@@ -231,6 +260,7 @@ impl Live {
             return Ok(());
         }
         let begun = Instant::now();
+        self.guard_files(addition);
         let rules = self.fleet.rules();
         if let Some(recorder) = &mut self.recorder {
             recorder.rules(rules)?;
@@ -254,6 +284,32 @@ impl Live {
             });
         }
         Ok(())
+    }
+
+    /// Watches the files that probes are about to lie in.
+    fn guard_files(&mut self, Addition { target, plan, .. }: &Addition) {
+        let Some(guard) = &mut self.guard else { return };
+        let objects: BTreeSet<ObjectId> = plan.probes.iter().map(|probe| probe.object).collect();
+        for object in objects.into_iter().filter_map(|id| target.object(id)) {
+            if let Err(error) = guard.watch(object) {
+                no_guard(error);
+            }
+        }
+    }
+
+    /// Takes the probes out of files that are being overwritten.
+    fn abandon_overwritten(&mut self) {
+        let overwritten = self.guard.as_mut().map(FileGuard::overwritten).unwrap_or_default();
+        for inode in overwritten {
+            if self.attached.abandon(inode) {
+                self.fleet.overwritten();
+                tracing::error!(
+                    "{} was overwritten in place: its probes are removed, and none are put there \
+                     any more; run qprof again once the server has been restarted",
+                    self.fleet.name_of(inode)
+                );
+            }
+        }
     }
 
     /// Attaches what has come since the run began; where that fails, the run goes on without.
@@ -339,6 +395,7 @@ impl Live {
         let exited = self.fleet.exited();
         self.drain()?;
         self.attached.flush_kernel_log();
+        self.abandon_overwritten();
         let now = clock::now();
         for pid in exited {
             self.end(pid, now)?;
@@ -363,10 +420,12 @@ impl Live {
     fn take_in(&mut self, change: Change) {
         match change {
             Change::Forked { parent, child } => {
+                self.jumps.forget(child);
                 self.new.push(child);
                 self.fleet.forked(parent, child);
             }
             Change::Became(pid) => {
+                self.jumps.forget(pid);
                 self.became.push(pid);
                 self.fleet.became(pid);
             }
@@ -415,9 +474,9 @@ impl Live {
         {}
         self.attached.detach_enters();
         let counts = self.attached.counters()?;
-        self.attached.detach();
+        self.attached.detach_all();
         // Nothing writes any more: what is in the ring now is all there is.
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)?;
+        self.drain()?;
         self.pipeline.stitcher.finish(clock::now());
         Ok(Stopped {
             traces: self.pipeline.stitcher.take_completed(),
@@ -425,31 +484,31 @@ impl Live {
             stitch: self.pipeline.stitcher.stats().clone(),
             fleet: self.fleet.stats(),
             undecodable: self.pipeline.undecodable,
+            unknown_jumps: self.jumps.unknown,
             counts,
             recorder: self.recorder,
         })
     }
 
     fn drain(&mut self) -> Result<(), LiveError> {
-        drain(&mut self.ring, &mut self.pipeline, self.recorder.as_mut(), &mut self.changes)
+        let Self { ring, pipeline, recorder, changes, jumps, .. } = self;
+        let mut failed = None;
+        let mut each = |raw: &[u8]| {
+            let record = |raw: &[u8]| {
+                if let (Some(recorder), None) = (recorder.as_mut(), &failed) {
+                    failed = recorder.event(raw).err();
+                }
+            };
+            changes.extend(pipeline.event(raw, Some(&mut *jumps), record));
+        };
+        while ring.drain(&mut each) == Ring::BATCH {}
+        failed.map_or(Ok(()), |error| Err(error.into()))
     }
 }
 
-fn drain(
-    ring: &mut Ring,
-    pipeline: &mut Pipeline,
-    mut recorder: Option<&mut Writer>,
-    changes: &mut Vec<Change>,
-) -> Result<(), LiveError> {
-    let mut failed = None;
-    let mut each = |raw: &[u8]| {
-        if let (Some(recorder), None) = (&mut recorder, &failed) {
-            failed = recorder.event(raw).err();
-        }
-        changes.extend(pipeline.event(raw));
-    };
-    while ring.drain(&mut each) == Ring::BATCH {}
-    failed.map_or(Ok(()), |error| Err(error.into()))
+/// That files cannot be watched: told, and no reason to stop.
+fn no_guard(error: rustix::io::Errno) {
+    tracing::warn!("it would not be noticed if a probed file were overwritten in place: {error}");
 }
 
 fn process_end(pid: Pid, time: MonoNs) -> Event {

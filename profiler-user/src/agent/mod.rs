@@ -9,6 +9,7 @@ mod clock;
 mod command;
 mod fitting;
 mod fleet;
+mod jumps;
 mod live;
 mod look;
 mod outputs;

@@ -56,6 +56,7 @@ pub struct Attached {
     refused: Vec<RefusedSite>,
     probes: usize,
     done: FxHashSet<Done>,
+    abandoned: FxHashSet<Inode>,
     targets: Targets,
     by_process: bool,
     bpf: Ebpf,
@@ -80,6 +81,7 @@ impl Attached {
             refused: Vec::new(),
             probes: 0,
             done: FxHashSet::default(),
+            abandoned: FxHashSet::default(),
             targets,
             by_process: targets != Targets::Tree && link_filters_by_process()?,
             bpf,
@@ -151,6 +153,7 @@ impl Attached {
             watch: &watch,
             link_pid: self.by_process.then_some(pid),
             done: &self.done,
+            abandoned: &self.abandoned,
             bpf: &mut self.bpf,
             links: &mut self.links,
         };
@@ -177,6 +180,7 @@ impl Attached {
     /// Removes every probe from a file, by device and inode, for good: what lies in it is not what
     /// was planned for. Whether there was any.
     pub fn abandon(&mut self, inode: Inode) -> bool {
+        self.abandoned.insert(inode);
         self.links.remove_file(inode)
     }
 
@@ -214,7 +218,9 @@ impl Attached {
     }
 
     /// Detaches all, and returns when the target is as it was.
-    pub fn detach(self) {}
+    pub fn detach_all(&mut self) {
+        self.links = Links::default();
+    }
 }
 
 /// Loads the kernel side, once it is sure that the kernel has what it needs.

@@ -23,6 +23,8 @@ pub(super) struct Attaching<'a> {
     pub(super) link_pid: Option<Pid>,
     /// What is attached already.
     pub(super) done: &'a FxHashSet<Done>,
+    /// Files in which nothing may be attached.
+    pub(super) abandoned: &'a FxHashSet<Inode>,
     pub(super) bpf: &'a mut Ebpf,
     pub(super) links: &'a mut Links,
 }
@@ -77,7 +79,8 @@ impl<'a> Attaching<'a> {
                     .is_some_and(|place| self.done.contains(&place))
             };
             sites.retain(|site| !is_done(site));
-            if sites.is_empty() {
+            let file = self.target.object(object).map(|object| object.inode);
+            if sites.is_empty() || file.is_some_and(|file| self.abandoned.contains(&file)) {
                 continue;
             }
             if self.add(role, object, &sites)?.is_ok() {

@@ -91,7 +91,7 @@ fn print_probe(
     let role = match (&probe.span, watches) {
         (Some(span), _) => span,
         (None, Watches::Calls) => "(hand-off)",
-        (None, Watches::Unwinding) => "(witness)",
+        (None, Watches::Unwinding | Watches::Jumping) => "(witness)",
         (None, Watches::Loading) => "(loader)",
     };
     let object = target

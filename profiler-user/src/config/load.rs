@@ -34,7 +34,15 @@ impl BuiltIn {
 /// The symbol maps that are part of the program, by name.
 #[must_use]
 pub const fn built_in() -> &'static [BuiltIn] {
-    &[BuiltIn { name: "milvus-lite", text: include_str!("../../../symbol-maps/milvus-lite.toml") }]
+    &[
+        BuiltIn { name: "duckdb", text: include_str!("../../../symbol-maps/duckdb.toml") },
+        BuiltIn {
+            name: "milvus-lite",
+            text: include_str!("../../../symbol-maps/milvus-lite.toml"),
+        },
+        BuiltIn { name: "postgres", text: include_str!("../../../symbol-maps/postgres.toml") },
+        BuiltIn { name: "tantivy", text: include_str!("../../../symbol-maps/tantivy.toml") },
+    ]
 }
 
 /// No map is larger: those of 300 functions have 30 KiB.

@@ -142,6 +142,8 @@ pub struct HandoffDecl {
     pub give: EndDecl,
     /// Who takes.
     pub take: EndDecl,
+    /// Who ends a key; none: the end of its giver's trace does.
+    pub until: Option<EndDecl>,
     /// How often a given key may be taken.
     pub takes: Takes,
     /// Where the key is unique.

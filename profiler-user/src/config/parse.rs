@@ -64,7 +64,7 @@ impl Source<'_> {
         }
         let help = if let Some(field) = message.strip_prefix("missing field ") {
             match field {
-                "`give`" | "`take`" => format!(
+                "`give`" | "`take`" | "`until`" => format!(
                     "a hand-off has two sides: add {} = {{ function = \"…\", key = \"…\" }}",
                     field.trim_matches('`')
                 ),
@@ -284,11 +284,12 @@ impl Source<'_> {
     }
 
     fn handoff(&self, at: &At<RawHandoff>) -> Result<HandoffDecl, MapError> {
-        let RawHandoff { name, give, take, takes, scope, span } = at.get();
+        let RawHandoff { name, give, take, until, takes, scope, span } = at.get();
         let decl = HandoffDecl {
             name: self.line_of_text(name, "the name of a hand-off")?.into(),
             give: self.end(give)?,
             take: self.end(take)?,
+            until: until.as_ref().map(|until| self.end(until)).transpose()?,
             takes: takes.as_ref().map_or(Ok(Takes::Times(1)), |takes| self.takes(takes))?,
             scope: match scope {
                 RawScope::Process => Scope::Process,
@@ -300,16 +301,21 @@ impl Source<'_> {
                 .transpose()?,
             line: self.line(at.span().start),
         };
-        if decl.give.key.len() != decl.take.key.len() {
-            return Err(self.error(
-                take.get().key.span(),
-                format!(
-                    "the giver's key has {}, the taker's {}",
-                    words(decl.give.key.len()),
-                    words(decl.take.key.len())
-                ),
-                "both sides must show the same words in the same order",
-            ));
+        let sides = [("the taker's", take, &decl.take)].into_iter().chain(
+            until.as_ref().zip(decl.until.as_ref()).map(|(at, end)| ("that of `until`", at, end)),
+        );
+        for (whose, at, end) in sides {
+            if decl.give.key.len() != end.key.len() {
+                return Err(self.error(
+                    at.get().key.span(),
+                    format!(
+                        "the giver's key has {}, {whose} {}",
+                        words(decl.give.key.len()),
+                        words(end.key.len())
+                    ),
+                    "all sides must show the same words in the same order",
+                ));
+            }
         }
         if decl.take.moment == Moment::Exit {
             return Err(self.error(

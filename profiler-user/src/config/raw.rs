@@ -152,6 +152,8 @@ pub(super) struct RawHandoff {
     pub(super) give: At<RawEnd>,
     /// The call that takes: it becomes the child.
     pub(super) take: At<RawEnd>,
+    /// The call that ends a key. With it a key outlives its giver: the trace waits for it.
+    pub(super) until: Option<At<RawEnd>>,
     /// How often one given key may be taken: a number from 1, or "any". Default 1.
     pub(super) takes: Option<At<RawTakes>>,
     /// Where the key is unique.

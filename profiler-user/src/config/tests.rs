@@ -42,6 +42,7 @@ address = 0x4711
 name = "queue"
 give = { function = "engine::push", key = ["*(arg(1) + 0x10)", "arg(2)"] }
 take = { function = "engine::run", object = "libengine.so", key = ["*(arg(1)-8)", "arg(2)"] }
+until = { function = "engine::~Job", key = ["arg(1)", "arg(2)"] }
 takes = "any"
 scope = "target"
 span = "wait"
@@ -119,6 +120,7 @@ fn every_field_is_read() {
     assert_eq!(queue.take.key, [KeyExpr::ArgWord(1, -8), KeyExpr::Arg(2)]);
     assert_eq!(queue.take.moment, Moment::Enter);
     assert_eq!(queue.take.selector.object.as_deref(), Some("libengine.so"));
+    assert_eq!(queue.until.as_ref().unwrap().key, [KeyExpr::Arg(1), KeyExpr::Arg(2)]);
     assert_eq!((queue.takes, queue.scope), (Takes::Any, Scope::Target));
     assert_eq!(queue.span.as_deref(), Some("wait"));
     assert_eq!(queue.line, 31);
@@ -379,6 +381,12 @@ fn keys_are_checked() {
         "\"arg(2)\"",
         &["the giver's key has 2 words, the taker's 1 word"],
     );
+    let until = "until = { function = \"u\", key = [\"arg(1)\", \"arg(3)\"] }\n";
+    assert_refused(
+        &handoff("\"arg(1)\"", "\"arg(2)\"", until),
+        "[\"arg(1)\", \"arg(3)\"]",
+        &["the giver's key has 1 word, that of `until` 2 words"],
+    );
     assert_refused(&handoff("\"arg(1)\"", "\"ret\"", ""), "\"ret\"", &["it has ended by then"]);
     assert_refused(&handoff("[]", "\"ret\"", ""), "[]", &["0 words", "1 to 8"]);
     let nine = format!("[{}]", ["\"ret\""; 9].join(", "));
@@ -432,7 +440,10 @@ fn a_map_is_a_built_in_name_or_a_path() {
     let error = load_map("milvus-light", &[]).unwrap_err().to_string();
     assert!(error.contains("did you mean `milvus-lite`?"), "{error}");
     let error = load_map("zzz", &[]).unwrap_err().to_string();
-    assert!(error.contains("milvus-lite") && !error.contains("mean"), "{error}");
+    assert!(
+        error.contains("duckdb") && error.contains("milvus-lite") && !error.contains("mean"),
+        "{error}"
+    );
     let error = load_map("./none", &[]).unwrap_err().to_string();
     assert!(error.contains("cannot read the symbol map ./none"), "{error}");
     let directory = tempfile::tempdir().unwrap();

@@ -83,6 +83,13 @@ pub enum EventBody {
         /// The captured words.
         words: Words,
     },
+    /// Calls have been left for good, as by `longjmp`.
+    Unwound {
+        /// The return slot of the call that tells: the stack they are on.
+        frame: FrameAddr,
+        /// Those whose return slots lie below are gone.
+        below: FrameAddr,
+    },
     /// The lane has ended.
     LaneEnd,
     /// The process has ended, and all its lanes.

@@ -47,6 +47,8 @@ pub enum Watches {
     Calls,
     /// That an exception has landed: calls below it on the stack are gone.
     Unwinding,
+    /// That calls are left by `longjmp`; its word says which.
+    Jumping,
     /// That the dynamic loader has mapped or unmapped an object.
     Loading,
 }
@@ -135,6 +137,9 @@ pub struct HandoffRule {
     pub give: HandoffEnd,
     /// Who takes.
     pub take: HandoffEnd,
+    /// Who ends a key; none: the end of its giver's trace does.
+    #[serde(default)]
+    pub until: Option<HandoffEnd>,
     /// How often.
     pub takes: Takes,
     /// Where the key is unique.

@@ -207,6 +207,11 @@ impl<'a> Planner<'a> {
             name: Arc::clone(&decl.name),
             give: end(&handoff.give, decl.give.moment),
             take: end(&handoff.take, decl.take.moment),
+            until: handoff
+                .until
+                .as_ref()
+                .zip(decl.until.as_ref())
+                .map(|(side, decl)| end(side, decl.moment)),
             takes: decl.takes,
             scope: decl.scope,
             span: decl.span.clone(),

@@ -15,12 +15,15 @@ use crate::symbols::Found;
 use crate::target::Target;
 
 /// The selectors of a map, in the order [`build`] wants their results: those of the spans, then
-/// the give and the take of each hand-off.
+/// the give, the take and the until of each hand-off.
 #[must_use]
 pub fn selectors(map: &SymbolMap) -> Vec<&Selector> {
     let spans = map.spans.iter().map(|span| &span.selector);
-    let ends = map.handoffs.iter().flat_map(|h| [&h.give.selector, &h.take.selector]);
-    spans.chain(ends).collect()
+    let ends = map
+        .handoffs
+        .iter()
+        .flat_map(|handoff| [&handoff.give, &handoff.take].into_iter().chain(&handoff.until));
+    spans.chain(ends.map(|end| &end.selector)).collect()
 }
 
 /// Plans the probes for a map.
@@ -66,6 +69,7 @@ pub(super) struct Working<'a> {
     pub(super) decl: &'a HandoffDecl,
     pub(super) give: Side,
     pub(super) take: Side,
+    pub(super) until: Option<Side>,
 }
 
 /// One side of it: the drafts on it, and the words of its key.
@@ -164,8 +168,10 @@ impl<'a> Planner<'a> {
     fn assign_handoffs(&mut self) -> Result<Vec<Working<'a>>, PlanError> {
         let map = self.map;
         let mut working = Vec::new();
-        for (index, decl) in map.handoffs.iter().enumerate() {
-            let selector = map.spans.len() + 2 * index;
+        let mut next = map.spans.len();
+        for decl in &map.handoffs {
+            let selector = next;
+            next += 2 + usize::from(decl.until.is_some());
             let (give_key, take_key) = (self.key(decl, &decl.give)?, self.key(decl, &decl.take)?);
             let give = self.usable_end(selector, decl, &decl.give, &give_key, "give");
             let take = self.usable_end(selector + 1, decl, &decl.take, &take_key, "take");
@@ -178,7 +184,10 @@ impl<'a> Planner<'a> {
                 self.skipped.push(Skipped {
                     wanted_by: format!("hand-off `{}`", decl.name),
                     what: format!("hand-off `{}`", decl.name),
-                    why: format!("{none}: work handed over this way has no parent by it"),
+                    why: format!(
+                        "{none}, so that it never matches: work handed over this way has no \
+                         parent by it"
+                    ),
                     line: decl.line,
                 });
             }
@@ -195,13 +204,31 @@ impl<'a> Planner<'a> {
             }
             self.capture(decl.give.moment, &give, &give_key);
             self.capture(decl.take.moment, &take, &take_key);
+            let until = match &decl.until {
+                Some(end) => self.until(selector + 2, decl, end)?,
+                None => None,
+            };
             working.push(Working {
                 decl,
                 give: Side { drafts: give, key: give_key },
                 take: Side { drafts: take, key: take_key },
+                until,
             });
         }
         Ok(working)
+    }
+
+    /// The side that ends keys. Without it the hand-off still works, while the giver's trace lives.
+    fn until(
+        &mut self,
+        selector: usize,
+        decl: &HandoffDecl,
+        end: &EndDecl,
+    ) -> Result<Option<Side>, PlanError> {
+        let key = self.key(decl, end)?;
+        let drafts = self.usable_end(selector, decl, end, &key, "until");
+        self.capture(end.moment, &drafts, &key);
+        Ok((!drafts.is_empty()).then_some(Side { drafts, key }))
     }
 
     /// The drafts of one side whose key can be captured.

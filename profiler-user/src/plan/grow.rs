@@ -85,11 +85,19 @@ impl GrowingPlan {
         for handoff in &mut rules.handoffs {
             renumber(&mut handoff.give, &ids);
             renumber(&mut handoff.take, &ids);
+            if let Some(until) = &mut handoff.until {
+                renumber(until, &ids);
+            }
             match self.rules.handoffs.iter_mut().find(|known| known.name == handoff.name) {
                 None => self.rules.handoffs.push(handoff.clone()),
                 Some(known) => {
                     extend(&mut known.give, &handoff.give);
                     extend(&mut known.take, &handoff.take);
+                    match (&mut known.until, &handoff.until) {
+                        (Some(known), Some(until)) => extend(known, until),
+                        (none @ None, until) => none.clone_from(until),
+                        (Some(_), None) => {}
+                    }
                 }
             }
         }

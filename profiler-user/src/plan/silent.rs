@@ -7,16 +7,20 @@
 //! inlined) are called from the landing pad, with the stack pointer of the frame that catches. All
 //! calls whose return slots are not above theirs are gone.
 //!
+//! `longjmp` and its kin leave calls without any landing pad; the `jmp_buf`, their first argument, has
+//! the stack pointer they return to (`agent/jumps.rs` reads it).
+//!
 //! **The dynamic loader** calls the empty function `_dl_debug_state` before and after it maps or
 //! unmaps objects, for debuggers (`r_brk` in glibc's `elf/dl-debug.c`; musl's `ldso/dynlink.c` has
 //! it under the same name).
 
 use std::sync::Arc;
 
-use profiler_common::{CaptureProgram, MAX_PROBES, ProbeId, Role};
+use profiler_common::{Capture, CaptureProgram, MAX_PROBES, ProbeId, Role, Source};
 
 use super::analyse::{Disassembler, SiteSpec, analyse, analyse_leaves};
 use super::assemble::site;
+use super::captures::Words;
 use super::enter::Needs;
 use super::{PlannedProbe, ProbePlan};
 use crate::config::Select;
@@ -24,14 +28,20 @@ use crate::model::{ProbeRule, Watches};
 use crate::symbols::Function;
 use crate::target::Target;
 
+/// Where a `jmp_buf` keeps the stack pointer, bytes: glibc's `JB_RSP`, and musl's.
+const JMP_BUF_SP: i32 = 48;
+
 /// The functions by name, in whichever objects have a copy, and what their calls tell.
 #[must_use]
-pub fn silent() -> [(Watches, Select); 3] {
-    [
+pub fn silent() -> Vec<(Watches, Select)> {
+    let jumps = ["longjmp", "_longjmp", "siglongjmp", "__longjmp_chk"];
+    let jumps = jumps.map(|name| (Watches::Jumping, Select::Linkage(name.to_owned())));
+    let others = [
         (Watches::Unwinding, Select::Linkage("__cxa_begin_catch".to_owned())),
         (Watches::Unwinding, Select::Function("std::panicking::*::cleanup".to_owned())),
         (Watches::Loading, Select::Linkage("_dl_debug_state".to_owned())),
-    ]
+    ];
+    others.into_iter().chain(jumps).collect()
 }
 
 /// Adds silent probes to a plan. A function that the map probes itself, or that cannot be probed,
@@ -44,15 +54,27 @@ pub fn add_silent<'a>(
 ) {
     let note = match watches {
         Watches::Loading => "loader: tells when objects are mapped or unmapped",
-        _ => "witness: calls left by an exception end when it lands here",
+        Watches::Jumping => "witness: calls left by longjmp end when it is called",
+        Watches::Calls | Watches::Unwinding => {
+            "witness: calls left by an exception end when it lands here"
+        }
     };
+    let mut words = Words::default();
+    if watches == Watches::Jumping {
+        words.add(Capture::word_at(Source::Arg1, JMP_BUF_SP));
+    }
+    let Some(at_enter) = words.program() else { return };
     let mut disassembler = Disassembler::new();
     for function in functions {
-        let taken = plan
-            .probes
-            .iter()
-            .any(|probe| probe.object == function.object && probe.function == function.name);
-        let Some(spec) = first_site(function).filter(|_| !taken) else { continue };
+        let Some(spec) = first_site(function, words.needs()) else { continue };
+        // One function may have several names.
+        let taken = plan.probes.iter().any(|probe| {
+            let here = || probe.sites.iter().any(|site| site.offset == spec.offset);
+            probe.object == function.object && (probe.function == function.name || here())
+        });
+        if taken {
+            continue;
+        }
         let Ok(id) = u16::try_from(plan.probes.len()) else { return };
         if u32::from(id) >= MAX_PROBES {
             return;
@@ -64,8 +86,8 @@ pub fn add_silent<'a>(
             object: function.object,
             span: None,
             copies: 1,
-            sites: vec![site(function.object, Role::Enter, &spec, 0, instruction)],
-            at_enter: CaptureProgram::default(),
+            sites: vec![site(function.object, Role::Enter, &spec, words.flag(), instruction)],
+            at_enter,
             at_ret: CaptureProgram::default(),
             notes: vec![note.to_owned()],
         });
@@ -81,10 +103,10 @@ pub fn add_silent<'a>(
 }
 
 /// Where a call of a function is seen to begin. A function may be nothing but its `ret`.
-fn first_site(function: &Function) -> Option<SiteSpec> {
+fn first_site(function: &Function, needs: Needs) -> Option<SiteSpec> {
     let enter = analyse(function, &|_| false)
         .ok()
-        .and_then(|analysis| analysis.enters.best(Needs::default()).cloned());
+        .and_then(|analysis| analysis.enters.best(needs).cloned());
     enter.or_else(|| {
         let leaves = analyse_leaves(function).ok()?;
         leaves.rets.into_iter().find(|ret| ret.address == function.code.address)

@@ -33,6 +33,9 @@ pub enum DecodeError {
     /// Not a kind of lane that this version knows.
     #[error("lane kind {0} is unknown to this version")]
     LaneKind(u8),
+    /// An unwinding that does not say how far.
+    #[error("an unwinding without an address")]
+    Unwound,
     /// A fork that does not say of whom.
     #[error("a fork without the number of the child")]
     Child,
@@ -74,6 +77,10 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
             EventBody::Enter { probe, frame, return_address, words }
         }
         EventKind::Ret => EventBody::Ret { probe, frame, words },
+        EventKind::Unwound => {
+            let below = FrameAddr(words.get(0).ok_or(DecodeError::Unwound)?);
+            EventBody::Unwound { frame, below }
+        }
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
         EventKind::Fork => {
@@ -128,6 +135,11 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
             header.probe = probe.0;
             header.frame = frame.0;
             *words
+        }
+        EventBody::Unwound { frame, below } => {
+            header.kind = EventKind::Unwound as u8;
+            header.frame = frame.0;
+            Words::new(&[below.0], 0)
         }
         EventBody::LaneEnd => {
             header.kind = EventKind::LaneEnd as u8;
@@ -235,6 +247,10 @@ mod tests {
             ),
             (any::<u16>(), any::<u64>(), words()).prop_map(|(probe, frame, words)| {
                 EventBody::Ret { probe: ProbeId(probe), frame: FrameAddr(frame), words }
+            }),
+            (any::<u64>(), any::<u64>()).prop_map(|(frame, below)| EventBody::Unwound {
+                frame: FrameAddr(frame),
+                below: FrameAddr(below),
             }),
             Just(EventBody::LaneEnd),
             Just(EventBody::ProcessEnd),

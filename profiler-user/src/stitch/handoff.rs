@@ -10,7 +10,7 @@ use super::trace::{SpanRef, TraceKey};
 pub(super) type KeyWords = Vec<u64>;
 
 /// A key: the hand-off, where it is valid, and its words.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) rule: u16,
     pub(super) pid: Option<Pid>,
@@ -29,6 +29,8 @@ pub(super) struct Given {
     taken: bool,
     /// Given again, by another span, while it was alive: it proves nothing.
     ambiguous: bool,
+    /// A call is known that will end it: its trace waits for that.
+    held: bool,
     /// How many live traces have given it: an ambiguous key lives until all of them have ended.
     traces: u32,
 }
@@ -81,12 +83,12 @@ impl Keys {
     pub(super) fn give(
         &mut self,
         key: Key,
-        takes: Takes,
+        rule: &HandoffRule,
         giver: SpanRef,
         time: MonoNs,
         limit: usize,
     ) -> Gave {
-        let left = match takes {
+        let left = match rule.takes {
             Takes::Any => None,
             Takes::Times(times) => Some(times),
         };
@@ -109,7 +111,8 @@ impl Keys {
             return Gave::Full;
         }
         self.of_trace.entry(giver.trace).or_default().push(key.clone());
-        let new = Given { giver, time, left, taken: false, ambiguous: false, traces: 1 };
+        let held = rule.until.is_some();
+        let new = Given { giver, time, left, taken: false, ambiguous: false, held, traces: 1 };
         self.live.insert(key, new);
         Gave::Well
     }
@@ -137,6 +140,53 @@ impl Keys {
         self.live.get_mut(key).is_some_and(|given| !std::mem::replace(&mut given.ambiguous, true))
     }
 
+    /// A call ends a key. The traces that have given it, none if it was not alive, and whether
+    /// nobody took it.
+    pub(super) fn end(&mut self, key: &Key) -> (Vec<TraceKey>, bool) {
+        let Some(given) = self.live.remove(key) else { return (Vec::new(), false) };
+        if given.traces == 1 {
+            self.forget(given.giver.trace, key);
+            return (vec![given.giver.trace], !given.taken);
+        }
+        let mut givers: Vec<TraceKey> = self
+            .of_trace
+            .iter()
+            .filter(|(_, keys)| keys.contains(key))
+            .map(|(trace, _)| *trace)
+            .collect();
+        givers.sort_unstable();
+        for trace in &givers {
+            self.forget(*trace, key);
+        }
+        (givers, !given.taken)
+    }
+
+    /// The keys that a call was to end, in a process that is no more.
+    pub(super) fn held_in(&self, pid: Pid) -> Vec<Key> {
+        let mine = |(key, given): &(&Key, &Given)| given.held && key.pid == Some(pid);
+        self.live.iter().filter(mine).map(|(key, _)| key.clone()).collect()
+    }
+
+    /// Whether a trace has given a key that a call will end.
+    pub(super) fn hold(&self, trace: TraceKey) -> bool {
+        let keys = self.of_trace.get(&trace).into_iter().flatten();
+        keys.filter_map(|key| self.live.get(key)).any(|given| given.held)
+    }
+
+    /// The keys of a trace that has waited long enough, but for those that a call will end; how
+    /// many of them nobody took.
+    pub(super) fn lapse(&mut self, trace: TraceKey) -> u64 {
+        let keys = self.of_trace.remove(&trace).unwrap_or_default();
+        let (held, ending): (Vec<Key>, Vec<Key>) =
+            keys.into_iter().partition(|key| self.live.get(key).is_some_and(|given| given.held));
+        self.of_trace.insert(trace, ending);
+        let not_taken = self.end_trace(trace);
+        if !held.is_empty() {
+            self.of_trace.insert(trace, held);
+        }
+        not_taken
+    }
+
     /// The keys of a trace that has ended; how many of them nobody took.
     pub(super) fn end_trace(&mut self, trace: TraceKey) -> u64 {
         let mut not_taken = 0;
@@ -162,8 +212,12 @@ impl Keys {
 
     /// Forgets a key that has been taken as often as it may; it has one giver.
     fn remove(&mut self, key: &Key) {
-        let Some(given) = self.live.remove(key) else { return };
-        let trace = given.giver.trace;
+        if let Some(given) = self.live.remove(key) {
+            self.forget(given.giver.trace, key);
+        }
+    }
+
+    fn forget(&mut self, trace: TraceKey, key: &Key) {
         if let Some(keys) = self.of_trace.get_mut(&trace) {
             // From the end: what was given last is taken first, mostly.
             if let Some(at) = keys.iter().rposition(|other| other == key) {
@@ -182,13 +236,21 @@ pub(super) struct Sides {
     /// By probe: (rule, index into the side's probes).
     gives: Vec<Vec<(usize, usize)>>,
     takes: Vec<Vec<(usize, usize)>>,
+    untils: Vec<Vec<(usize, usize)>>,
 }
 
 impl Sides {
     pub(super) fn of(rules: &[HandoffRule], probes: usize) -> Self {
-        let mut sides = Self { gives: vec![Vec::new(); probes], takes: vec![Vec::new(); probes] };
+        let none = vec![Vec::new(); probes];
+        let mut sides = Self { gives: none.clone(), takes: none.clone(), untils: none };
         for (number, rule) in rules.iter().enumerate() {
-            for (lists, end) in [(&mut sides.gives, &rule.give), (&mut sides.takes, &rule.take)] {
+            let all = [
+                (&mut sides.gives, Some(&rule.give)),
+                (&mut sides.takes, Some(&rule.take)),
+                (&mut sides.untils, rule.until.as_ref()),
+            ];
+            for (lists, end) in all {
+                let Some(end) = end else { continue };
                 for (at, (probe, _)) in end.probes.iter().enumerate() {
                     if let Some(list) = lists.get_mut(usize::from(*probe)) {
                         list.push((number, at));
@@ -201,6 +263,10 @@ impl Sides {
 
     pub(super) fn gives(&self, probe: ProbeId) -> &[(usize, usize)] {
         self.gives.get(probe.index()).map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn untils(&self, probe: ProbeId) -> &[(usize, usize)] {
+        self.untils.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 
     pub(super) fn takes(&self, probe: ProbeId) -> &[(usize, usize)] {

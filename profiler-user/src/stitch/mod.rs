@@ -15,6 +15,7 @@
 //!   may be another call's, and ends them as `inferred` too.
 //! - A witness is called where an exception lands: what is not above it on the stack is gone, and
 //!   ends now as `unwound`.
+//! - A jump (`longjmp`) says below which address calls are gone; they end now as `unwound`.
 //! - The end of a thread or process ends its calls as `unwound`.
 //!
 //! # Parents

@@ -6,7 +6,7 @@ use crate::model::{
     Evidence, ExitKind, Lane, Moment, MonoNs, OrphanPolicy, ProbeId, SpanId, TraceId, Words,
 };
 
-use super::handoff::{self, Asked, Gave, Given};
+use super::handoff::{self, Asked, Gave, Given, Key};
 use super::lane::{Context, Frame, LaneState, Via};
 use super::stitcher::{Call, Core};
 use super::trace::{NewSpan, SpanRef};
@@ -233,11 +233,36 @@ impl Core {
                 self.stats.ambiguous += u64::from(self.keys.revoke(&key));
                 continue;
             };
-            match self.keys.give(key, rule.takes, giver, time, self.limits.keys) {
+            match self.keys.give(key, rule, giver, time, self.limits.keys) {
                 Gave::Well => self.stats.given += 1,
                 Gave::Ambiguous => self.stats.ambiguous += 1,
                 Gave::Full => self.stats.keys_full += 1,
             }
+        }
+    }
+
+    /// The keys a call ends. Nobody takes them from now on, and a trace that waited for no more is
+    /// over.
+    pub(super) fn end_keys(&mut self, probe: ProbeId, moment: Moment, words: &Words, lane: Lane) {
+        let mut ended = Vec::new();
+        for &(number, at) in self.sides.untils(probe) {
+            let Some(rule) = self.rules.handoffs.get(number) else { continue };
+            let Some(until) = rule.until.as_ref().filter(|until| until.moment == moment) else {
+                continue;
+            };
+            let Some((_, indices)) = until.probes.get(at) else { continue };
+            ended.extend(handoff::key(number, rule, indices, words, lane));
+        }
+        for key in ended {
+            self.end_key(&key);
+        }
+    }
+
+    pub(super) fn end_key(&mut self, key: &Key) {
+        let (traces, not_taken) = self.keys.end(key);
+        self.stats.not_taken += u64::from(not_taken);
+        for trace in traces {
+            self.send_if_over(trace);
         }
     }
 

@@ -106,7 +106,10 @@ impl Stitcher {
                 return;
             }
             EventBody::Fork { .. } => return,
-            EventBody::Enter { .. } | EventBody::Ret { .. } | EventBody::LaneEnd => {}
+            EventBody::Enter { .. }
+            | EventBody::Ret { .. }
+            | EventBody::Unwound { .. }
+            | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
             self.core.stats.lanes_full += 1;
@@ -123,6 +126,9 @@ impl Stitcher {
             }
             EventBody::Ret { probe, frame, words } => {
                 self.core.ret(lane, event, probe, frame, &words);
+            }
+            EventBody::Unwound { frame, below } => {
+                self.core.unwind(lane, frame, below, event.time);
             }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
@@ -156,6 +162,11 @@ impl Stitcher {
             if let Some(mut lane) = self.lanes.remove(&id) {
                 self.core.end_lane(&mut lane, time, ExitKind::Unwound);
             }
+        }
+        let mut keys = self.core.keys.held_in(pid);
+        keys.sort_unstable();
+        for key in keys {
+            self.core.end_key(&key);
         }
     }
 
@@ -248,18 +259,17 @@ impl Core {
         let keys: Vec<TraceKey> = self.oldest.iter().copied().collect();
         for key in keys {
             let Some(trace) = self.traces.get_mut(&key) else { continue };
-            let cut = trace.cut_since(since);
-            if cut > 0 {
-                self.stats.doubtful += cut;
-                self.send_if_over(key);
-            }
+            self.stats.doubtful += trace.cut_since(since);
+            // Nothing of it may be open now, and no key holds it any more.
+            self.send_if_over(key);
         }
     }
 
     fn enter(&mut self, lane: &mut LaneState, call: &Call) {
         let probe = self.rules.probes.get(call.probe.index());
         let watches = probe.map_or(Watches::Calls, |probe| probe.watches);
-        if watches == Watches::Loading {
+        // Of a jump without a known end nothing follows; an `Unwound` event comes of the others.
+        if matches!(watches, Watches::Loading | Watches::Jumping) {
             return;
         }
         self.go_to(lane, call.slot, call.time);
@@ -302,6 +312,16 @@ impl Core {
             Context::Orphan | Context::Nothing => None,
         };
         self.give(call.probe, Moment::Enter, &call.words, giver, call.lane, call.time);
+        self.end_keys(call.probe, Moment::Enter, &call.words, call.lane);
+    }
+
+    /// Calls below an address of a call's stack have been left.
+    fn unwind(&mut self, lane: &mut LaneState, slot: FrameAddr, below: FrameAddr, time: MonoNs) {
+        self.go_to(lane, slot, time);
+        while let Some(gone) = lane.pop_below(below, false) {
+            let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
+            self.close(&gone, time, exit);
+        }
     }
 
     /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.
@@ -343,6 +363,7 @@ impl Core {
         if !spoke {
             self.give(probe, Moment::Exit, words, None, event.lane, event.time);
         }
+        self.end_keys(probe, Moment::Exit, words, event.lane);
     }
 
     fn end_lane(&mut self, lane: &mut LaneState, time: MonoNs, exit: ExitKind) {
@@ -376,6 +397,7 @@ impl Core {
         {
             self.stats.traces_full += 1;
             self.send(oldest, now);
+            self.stats.not_taken += self.keys.end_trace(oldest);
             self.forget(oldest);
         }
         let key = TraceKey(self.next_trace);
@@ -392,8 +414,8 @@ impl Core {
         self.traces.remove(&key)
     }
 
-    fn send_if_over(&mut self, key: TraceKey) {
-        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) {
+    pub(super) fn send_if_over(&mut self, key: TraceKey) {
+        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) || self.keys.hold(key) {
             return;
         }
         let Some(mut trace) = self.forget(key) else { return };
@@ -406,10 +428,11 @@ impl Core {
         }
     }
 
-    /// Sends a trace as it is. Its keys die; its open calls go on as parents of late spans.
+    /// Sends a trace as it is. Its keys die, but for those that a call will end; its open calls go
+    /// on as parents of late spans.
     fn send(&mut self, key: TraceKey, now: MonoNs) {
         let Some(trace) = self.traces.get_mut(&key) else { return };
-        self.stats.not_taken += self.keys.end_trace(key);
+        self.stats.not_taken += self.keys.lapse(key);
         let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Incomplete };
         if trace.sent && !trace.has_unsent() {
             return;

@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::{
-    Event, EventBody, FrameAddr, HandoffRule, Lane, MonoNs, OrphanPolicy, Pid, ProbeId, ReturnAddr,
-    Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
+    Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid, ProbeId,
+    ReturnAddr, Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::generator::{
     GIVE_ANY, GIVE_ONE, MERGE, PASS_ONE, PLAIN, ROOT, TAKE_ANY, TAKE_ONE, TOUCH, rules,
 };
 use super::{IdSource, Limits, StitchStats, Stitcher};
+
+mod until;
 
 const A: u16 = PLAIN[0];
 const B: u16 = PLAIN[1];
@@ -379,7 +381,7 @@ fn change_one(rules: &mut crate::model::Rules, change: impl FnOnce(&mut HandoffR
 #[test]
 fn a_key_can_be_what_a_call_returns() {
     let mut lab = Lab::with(Limits::default(), |rules| {
-        change_one(rules, |one| one.give.moment = crate::model::Moment::Exit);
+        change_one(rules, |one| one.give.moment = Moment::Exit);
     });
     lab.enter(1, ROOT, 900, &[]).enter(1, GIVE_ONE, 800, &[9]);
     lab.enter(2, TAKE_ONE, 900, &[9]).ret(2, 900).ret_with(1, GIVE_ONE, 800, &[5]);

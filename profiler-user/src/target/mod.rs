@@ -2,6 +2,7 @@
 
 mod error;
 mod find;
+mod guard;
 mod maps;
 mod object;
 mod open;
@@ -11,8 +12,9 @@ mod watch;
 
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
+pub use guard::FileGuard;
 pub use object::{BuildId, Inode, MappedObject, ObjectId, Target};
 pub use open::mapped_inodes;
 pub use own::{Confinement, ContainerRuntime, confinement};
-pub use process::{ProcessFacts, thread_name};
+pub use process::{ProcessFacts, random_word, thread_name};
 pub use watch::ExitWatch;

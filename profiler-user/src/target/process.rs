@@ -1,6 +1,7 @@
 //! Facts about a process that `/proc` knows and a trace should say.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -80,6 +81,22 @@ pub fn thread_name(pid: Pid, tid: Tid) -> Option<String> {
 #[must_use]
 pub fn exe(pid: Pid) -> PathBuf {
     file(pid, "exe")
+}
+
+/// A word of the random bytes that the kernel gave a process's program at its start (`AT_RANDOM`,
+/// getauxval(3)); none if they cannot be read.
+#[must_use]
+pub fn random_word(pid: Pid, index: usize) -> Option<u64> {
+    let auxv = fs::read(file(pid, "auxv")).ok()?;
+    let pairs = auxv.as_chunks::<8>().0.as_chunks::<2>().0;
+    let address = pairs
+        .iter()
+        .map(|pair| pair.map(u64::from_ne_bytes))
+        .find_map(|[kind, value]| (kind == libc::AT_RANDOM).then_some(value))?;
+    let mut word = [0; 8];
+    let at = address.checked_add(u64::try_from(index * word.len()).ok()?)?;
+    fs::File::open(file(pid, "mem")).ok()?.read_exact_at(&mut word, at).ok()?;
+    Some(u64::from_ne_bytes(word))
 }
 
 /// A file of a process.

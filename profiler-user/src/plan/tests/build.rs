@@ -48,7 +48,7 @@ fn returns(key: &[KeyExpr]) -> EndDecl {
 
 fn handoff(name: &str, give: EndDecl, take: EndDecl) -> HandoffDecl {
     let (takes, scope) = (Takes::Times(1), Scope::Process);
-    HandoffDecl { name: name.into(), give, take, takes, scope, span: None, line: 9 }
+    HandoffDecl { name: name.into(), give, take, until: None, takes, scope, span: None, line: 9 }
 }
 
 fn map(spans: Vec<SpanDecl>, handoffs: Vec<HandoffDecl>) -> SymbolMap {
@@ -118,10 +118,14 @@ fn selectors_come_spans_first_then_both_sides_of_each_handoff() {
     let side = |name: &str| EndDecl { selector: select(name), ..enters(&[]) };
     let map = map(
         vec![span("a"), span("b")],
-        vec![handoff("x", side("c"), side("d")), handoff("y", side("e"), side("f"))],
+        vec![
+            HandoffDecl { until: Some(side("u")), ..handoff("x", side("c"), side("d")) },
+            handoff("y", side("e"), side("f")),
+        ],
     );
     let patterns: Vec<_> = selectors(&map).iter().map(|s| s.select.clone()).collect();
-    let expected = ["a", "b", "c", "d", "e", "f"].map(|name| Select::Function(name.to_owned()));
+    let expected =
+        ["a", "b", "c", "d", "u", "e", "f"].map(|name| Select::Function(name.to_owned()));
     assert_eq!(patterns, expected);
     assert!(matches!(plan(&map, &[]), Err(PlanError::Unusable { .. })));
 }
@@ -264,6 +268,31 @@ fn a_handoff_with_one_side_probes_neither() {
     assert_eq!(side.wanted_by, "hand-off `h` (take)");
     assert_eq!((&*whole.wanted_by, whole.line), ("hand-off `h`", 9));
     assert!(whole.why.starts_with("its take side can"), "{}", whole.why);
+}
+
+#[test]
+fn a_key_may_have_a_call_that_ends_it() {
+    let [f, g, u] =
+        [("f", 0x1000), ("g", 0x2000), ("u", 0x3000)].map(|(name, at)| hex(name, at, PLAIN));
+    let key = [KeyExpr::Arg(1)];
+    let first = HandoffDecl {
+        until: Some(enters(&[KeyExpr::Arg(2)])),
+        ..handoff("h", enters(&key), enters(&key))
+    };
+    let map = map(vec![span("s")], vec![first, handoff("i", enters(&key), enters(&key))]);
+    let gone = nothing(Nothing::NoName(vec![]));
+    for (until, expected) in [(found(&[&u]), Some(vec![(2, vec![0])])), (gone, None)] {
+        let [f, g] = [&f, &g].map(|function| found(&[function]));
+        let found = [f.clone(), f.clone(), g.clone(), until, f, g];
+        let plan = plan(&map, &found).unwrap();
+        // Where it is not found the hand-off works while its giver's trace lives.
+        assert_eq!(plan.rules.handoffs.len(), 2);
+        let ends = plan.rules.handoffs[0].until.as_ref().map(|end| end.probes.clone());
+        assert_eq!(ends, expected);
+        assert_eq!(plan.skipped.len(), usize::from(expected.is_none()));
+        assert!(plan.skipped.iter().all(|skipped| skipped.wanted_by == "hand-off `h` (until)"));
+        assert_eq!(plan.rules.handoffs[1].until, None);
+    }
 }
 
 #[test]

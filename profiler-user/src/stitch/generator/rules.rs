@@ -37,6 +37,7 @@ pub(in crate::stitch) fn rules() -> Rules {
         name: Arc::from(name),
         give,
         take,
+        until: None,
         takes,
         scope: Scope::Process,
         span: None,
