@@ -27,11 +27,23 @@ pub fn build(source: &str, flags: &[&str]) -> Result<PathBuf> {
     compile(&source, flags)
 }
 
+/// As [`build`], by a compiler that takes the arguments of the usual one.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_by(compiler: &str, source: &str, flags: &[&str]) -> Result<PathBuf> {
+    compile_by(Some(compiler), &repository().join("tests/fixtures").join(source), flags)
+}
+
 /// As [`build`], for a source that a test wrote itself.
 ///
 /// # Errors
 /// As [`build`].
 pub fn compile(source: &Path, flags: &[&str]) -> Result<PathBuf> {
+    compile_by(None, source, flags)
+}
+
+fn compile_by(by: Option<&str>, source: &Path, flags: &[&str]) -> Result<PathBuf> {
     let stem = source.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let (compiler, always): (&str, &[&str]) = match source.extension().and_then(|e| e.to_str()) {
         Some("c") => ("gcc", &["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-pthread"]),
@@ -39,6 +51,7 @@ pub fn compile(source: &Path, flags: &[&str]) -> Result<PathBuf> {
         Some("rs") => ("rustc", &["--edition=2024"]),
         other => bail!("no compiler for {other:?} ({})", source.display()),
     };
+    let compiler = by.unwrap_or(compiler);
     let mut hash = DefaultHasher::new();
     let text = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
     let headers = fs::read(repository().join("tests/fixtures/truth.h"))?;

@@ -8,6 +8,7 @@
 pub mod duckdb;
 pub mod engine;
 pub mod environment;
+pub mod family;
 pub mod fixture;
 pub mod http;
 pub mod jaeger;

@@ -10,11 +10,11 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 
 use crate::environment;
-use crate::timeout::until;
+use crate::timeout::{PATIENCE, until};
 
 /// A child with its output in files; dropped, it is killed.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Process {
     child: Child,
     directory: PathBuf,
     stdin: Option<ChildStdin>,
+    /// How many lines of its stdout were taken as answers.
+    heard: usize,
 }
 
 /// How a process ended, and what it said.
@@ -60,7 +62,7 @@ impl Process {
         let shown = format!("{command:?}");
         let mut child = spawn_bound(command).with_context(|| format!("starting {shown}"))?;
         let stdin = child.stdin.take();
-        Ok(Self { name: name.to_owned(), child, directory, stdin })
+        Ok(Self { name: name.to_owned(), child, directory, stdin, heard: 0 })
     }
 
     /// Its process id.
@@ -100,6 +102,37 @@ impl Process {
         let name = &self.name;
         let stdin = self.stdin.as_mut().ok_or_else(|| anyhow!("stdin of {name} is closed"))?;
         writeln!(stdin, "{line}").with_context(|| format!("writing to {name}"))
+    }
+
+    /// Waits for its next line on stdout.
+    ///
+    /// # Errors
+    /// When it ends before that.
+    pub fn hear(&mut self) -> Result<String> {
+        let what = format!("line {} of what {} says", self.heard + 1, self.name);
+        let line = until(PATIENCE, &what, || {
+            let alive = self.alive();
+            let said = self.stdout();
+            let line =
+                said.rsplit_once('\n').and_then(|(whole, _)| whole.split('\n').nth(self.heard));
+            if let Some(line) = line {
+                return Ok(Some(line.to_owned()));
+            }
+            ensure!(alive, "{} has ended", self.name);
+            Ok(None)
+        })
+        .with_context(|| format!("its stderr: {}", tail(&self.stderr())))?;
+        self.heard += 1;
+        Ok(line)
+    }
+
+    /// Writes a line to its stdin, and waits for the line it answers on stdout.
+    ///
+    /// # Errors
+    /// When it ends before it has answered.
+    pub fn ask(&mut self, line: &str) -> Result<String> {
+        self.say(line)?;
+        self.hear()
     }
 
     /// Closes its stdin.

@@ -1,6 +1,6 @@
 //! The program under test, run as a person would.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,6 +18,8 @@ use crate::timeout::{PATIENCE, until};
 pub struct Run {
     command: Command,
     directory: PathBuf,
+    /// The program to start, and its arguments: they come last.
+    program: Vec<OsString>,
 }
 
 /// `qprof run`, attached.
@@ -69,6 +71,25 @@ impl Run {
     /// # Errors
     /// When there is no binary.
     pub fn on(pid: u32) -> Result<Self> {
+        Self::with(&["-p", &pid.to_string()])
+    }
+
+    /// `qprof run -- PROGRAM ARGUMENTS…`.
+    ///
+    /// # Errors
+    /// As [`Run::on`].
+    pub fn command(program: impl AsRef<OsStr>, arguments: &[&str]) -> Result<Self> {
+        let mut run = Self::with::<&str>(&[])?;
+        run.program.push(program.as_ref().to_owned());
+        run.program.extend(arguments.iter().map(OsString::from));
+        Ok(run)
+    }
+
+    /// `qprof run ARGUMENTS…`.
+    ///
+    /// # Errors
+    /// As [`Run::on`].
+    pub fn with<S: AsRef<OsStr>>(arguments: &[S]) -> Result<Self> {
         let directory = scratch("qprof")?;
         let mut command = Command::new(environment::qprof()?);
         // What the shell of whoever runs the tests exports must not steer them.
@@ -77,9 +98,9 @@ impl Run {
                 command.env_remove(name);
             }
         }
-        command.args(["run", "-p", &pid.to_string(), "--summary-json"]);
+        command.arg("run").args(arguments).arg("--summary-json");
         command.arg(directory.join("summary.json"));
-        Ok(Self { command, directory })
+        Ok(Self { command, directory, program: Vec::new() })
     }
 
     /// A directory for what this run writes.
@@ -145,7 +166,10 @@ impl Run {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn spawn(self) -> Result<(Process, PathBuf)> {
+    pub fn spawn(mut self) -> Result<(Process, PathBuf)> {
+        if !self.program.is_empty() {
+            self.command.arg("--").args(&self.program);
+        }
         let summary = self.directory.join("summary.json");
         Ok((Process::spawn_in("qprof", self.command, self.directory)?, summary))
     }
@@ -174,6 +198,49 @@ impl Running {
     #[must_use]
     pub fn alive(&mut self) -> bool {
         self.process.alive()
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// Waits until it has said something on stderr so many times.
+    ///
+    /// # Errors
+    /// When it ends before that.
+    pub fn until_said(&mut self, what: &str, times: usize) -> Result<()> {
+        until(PATIENCE, &format!("qprof to say {what:?} {times} times"), || {
+            let alive = self.process.alive();
+            if self.process.stderr().matches(what).count() >= times {
+                return Ok(Some(()));
+            }
+            ensure!(alive, "qprof has ended");
+            Ok(None)
+        })
+        .with_context(|| format!("stderr of qprof: {}", tail(&self.process.stderr())))
+    }
+
+    /// Says something to the program that it has started, and waits for its answer.
+    ///
+    /// # Errors
+    /// When either ends before that.
+    pub fn ask(&mut self, line: &str) -> Result<String> {
+        self.process.ask(line)
+    }
+
+    /// Waits for the next line of the program that it has started.
+    ///
+    /// # Errors
+    /// When either ends before that.
+    pub fn hear(&mut self) -> Result<String> {
+        self.process.hear()
+    }
+
+    /// Closes the stdin of the program that it has started.
+    pub fn close_stdin(&mut self) {
+        self.process.close_stdin();
     }
 
     /// Sends it a signal.

@@ -29,6 +29,8 @@ pub struct Span {
     pub tags: BTreeMap<String, String>,
     /// `service.name` of its resource.
     pub service: String,
+    /// `process.pid` of its resource; none from Jaeger.
+    pub process: Option<u32>,
 }
 
 impl Span {
@@ -231,6 +233,7 @@ fn jaeger_span(span: &Value, service: &str) -> Result<Span> {
         end: start + number(&span["duration"])? * 1_000,
         tags,
         service: service.to_owned(),
+        process: None,
     })
 }
 
@@ -249,9 +252,11 @@ pub fn from_otlp(lines: &str) -> Result<Vec<Trace>> {
         for resource in resources {
             let about = attributes(&resource["resource"]["attributes"])?;
             let service = about.get("service.name").map_or("", String::as_str);
+            let process = about.get("process.pid").and_then(|pid| pid.parse().ok());
             for scope in resource["scopeSpans"].as_array().into_iter().flatten() {
                 for span in scope["spans"].as_array().into_iter().flatten() {
-                    let span = otlp_span(span, service).with_context(|| format!("in {span}"))?;
+                    let span =
+                        otlp_span(span, service, process).with_context(|| format!("in {span}"))?;
                     spans.push(span);
                 }
             }
@@ -260,7 +265,7 @@ pub fn from_otlp(lines: &str) -> Result<Vec<Trace>> {
     Ok(traces(spans))
 }
 
-fn otlp_span(span: &Value, service: &str) -> Result<Span> {
+fn otlp_span(span: &Value, service: &str, process: Option<u32>) -> Result<Span> {
     let parent = span["parentSpanId"].as_str().filter(|id| !id.is_empty());
     let kind = match span["kind"].as_u64() {
         Some(1) => "internal",
@@ -279,6 +284,7 @@ fn otlp_span(span: &Value, service: &str) -> Result<Span> {
         end: number(&span["endTimeUnixNano"])?,
         tags: attributes(&span["attributes"])?,
         service: service.to_owned(),
+        process,
     })
 }
 

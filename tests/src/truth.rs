@@ -206,6 +206,7 @@ mod tests {
             end: end * 100_000_000,
             tags: BTreeMap::from([("thread.id".to_owned(), "7".to_owned())]),
             service: String::new(),
+            process: None,
         }
     }
 

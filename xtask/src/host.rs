@@ -62,6 +62,7 @@ pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Need {
     Compilers,
+    Musl,
     Network,
     Binutils,
     Venv,
@@ -72,6 +73,7 @@ impl Need {
     fn package(self) -> &'static str {
         match self {
             Self::Compilers => "build-essential",
+            Self::Musl => "musl-tools",
             Self::Network => "iproute2",
             Self::Binutils => "binutils",
             Self::Venv => "python3-venv",
@@ -82,6 +84,7 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Self::Compilers => all_there(&["cc", "gcc", "g++"]),
+            Self::Musl => all_there(&["musl-gcc"]),
             Self::Network => all_there(&["ip", "ss"]),
             Self::Binutils => all_there(&["objdump", "nm"]),
             // Debian ships python3 with a venv module that fails for want of ensurepip.

@@ -15,8 +15,8 @@ use crate::{jaeger, linker, say};
 const PARTS: [&str; 6] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "jaeger"];
 
 /// What the tests that start real servers need.
-pub(crate) const TEST_NEEDS: [Need; 4] =
-    [Need::Compilers, Need::Network, Need::Binutils, Need::Venv];
+pub(crate) const TEST_NEEDS: [Need; 5] =
+    [Need::Compilers, Need::Musl, Need::Network, Need::Binutils, Need::Venv];
 
 pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     let parts = args.plain();

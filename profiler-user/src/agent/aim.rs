@@ -138,24 +138,30 @@ fn more(count: usize) -> Option<String> {
 #[derive(Clone, Debug)]
 pub(super) struct Successor {
     was: Running,
+    /// Who ran the same beside it, and is none of its successors.
+    others: Vec<Pid>,
 }
 
 impl Successor {
     /// What will count as the same program as a process.
     pub(super) fn of(pid: Pid) -> Option<Self> {
-        Some(Self { was: read_running(pid)? })
+        let was = read_running(pid)?;
+        let others = like(&was).map(|other| other.pid).filter(|other| *other != pid).collect();
+        Some(Self { was, others })
     }
 
-    /// The process that runs it now: of the same executable and arguments, and none that was made by
-    /// another such.
-    pub(super) fn find(&self) -> Option<Pid> {
-        let same: Vec<Running> = running()
-            .into_iter()
-            .filter(|other| other.exe == self.was.exe && other.args == self.was.args)
-            .collect();
+    /// The process that runs it now: of the same executable and arguments, none that was made by
+    /// another such, and none that is known.
+    pub(super) fn find(&self, known: impl Fn(Pid) -> bool) -> Option<Pid> {
+        let same: Vec<Running> = like(&self.was).collect();
         let made = |process: &Running| same.iter().any(|other| other.pid == process.parent);
-        same.iter().find(|process| !made(process)).map(|process| process.pid)
+        let mut pids = same.iter().filter(|process| !made(process)).map(|process| process.pid);
+        pids.find(|pid| !known(*pid) && !self.others.contains(pid))
     }
+}
+
+fn like(was: &Running) -> impl Iterator<Item = Running> {
+    running().into_iter().filter(|other| other.exe == was.exe && other.args == was.args)
 }
 
 #[cfg(test)]

@@ -131,43 +131,61 @@ fn header(target: &Target, service: &str) -> Header {
     }
 }
 
-/// Waits for a program to run again.
+/// Waits for programs to run again.
 pub(super) struct Follow {
-    successor: Successor,
+    awaited: Vec<Awaited>,
     looked: Instant,
+}
+
+/// A target, of those the run was aimed at.
+struct Awaited {
+    pid: Pid,
+    successor: Successor,
     waiting: bool,
 }
 
 impl Follow {
-    pub(super) fn new(target: &Target) -> Option<Self> {
-        let successor = Successor::of(target.pid)?;
-        Some(Self { successor, looked: Instant::now(), waiting: false })
+    /// Of all that the run is aimed at; none if they are gone.
+    pub(super) fn new(live: &Live) -> Option<Self> {
+        let awaited: Vec<Awaited> = live
+            .fleet()
+            .aimed()
+            .filter_map(|pid| Some(Awaited { pid, successor: Successor::of(pid)?, waiting: false }))
+            .collect();
+        (!awaited.is_empty()).then(|| Self { awaited, looked: Instant::now() })
     }
 
-    /// Looks for it, now and then; attaches to it once it is there.
+    /// Looks for those that have ended, now and then; attaches to them once they are there.
     pub(super) fn look(&mut self, live: &mut Live) -> Result<(), LiveError> {
-        if !self.waiting {
-            self.waiting = true;
-            tracing::warn!("the target has ended: waiting until it runs again (--follow)");
+        for awaited in &mut self.awaited {
+            if !awaited.waiting && !live.fleet().has(awaited.pid) {
+                awaited.waiting = true;
+                // The kernel tells of an end a moment before the process is gone from /proc.
+                self.looked = Instant::now();
+                let pid = awaited.pid;
+                tracing::warn!("process {pid} has ended: waiting until it runs again (--follow)");
+            }
         }
         if self.looked.elapsed() < LOOK {
             return Ok(());
         }
         self.looked = Instant::now();
-        let Some(pid) = self.successor.find() else { return Ok(()) };
-        let followed = Target::open(pid).map_err(LiveError::from).and_then(|target| {
-            live.follow(&target)?;
-            Ok(())
-        });
-        match followed {
-            Ok(()) => {
-                self.waiting = false;
-                tracing::warn!("it runs again as process {pid}");
+        for awaited in self.awaited.iter_mut().filter(|awaited| awaited.waiting) {
+            let Some(pid) = awaited.successor.find(|pid| live.fleet().has(pid)) else { continue };
+            let followed = Target::open(pid).map_err(LiveError::from).and_then(|target| {
+                live.follow(&target)?;
                 Ok(())
+            });
+            match followed {
+                Ok(()) => {
+                    tracing::warn!("process {} runs again as process {pid}", awaited.pid);
+                    (awaited.pid, awaited.waiting) = (pid, false);
+                }
+                // It has ended again, or is not there yet.
+                Err(LiveError::Target(_)) => {}
+                Err(error) => return Err(error),
             }
-            // It has ended again, or is not there yet.
-            Err(LiveError::Target(_)) => Ok(()),
-            Err(error) => Err(error),
         }
+        Ok(())
     }
 }

@@ -114,7 +114,7 @@ impl Started {
         if plan::entry_cost(&entry.bytes).is_none() {
             return Err(CommandError::Entry { program: self.program.clone() });
         }
-        live.attached().stop_at(exe, entry.offset).map_err(LiveError::Attach)?;
+        live.attached().stop_at(pid, exe, entry.offset).map_err(LiveError::Attach)?;
         self.go_on();
         let stopped = self.until_stopped();
         live.attached().stop_no_more();
@@ -220,8 +220,9 @@ const NOT_RUN: i32 = 126;
 #[must_use]
 pub fn exec_held(words: &[OsString]) -> u8 {
     let Some((program, args)) = words.split_first() else { return NOT_RUN as u8 };
-    // Should we be killed, it is not left behind.
-    if set_parent_process_death_signal(Some(Signal::TERM)).is_err()
+    // Should we be killed, it is not left behind: neither if it is held just then, which no other
+    // signal would end, nor if it is deaf to others.
+    if set_parent_process_death_signal(Some(Signal::KILL)).is_err()
         || kill_process(getpid(), Signal::STOP).is_err()
     {
         return NOT_RUN as u8;

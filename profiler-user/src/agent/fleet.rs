@@ -119,6 +119,11 @@ impl Fleet {
         self.processes.contains_key(&pid)
     }
 
+    /// The processes that the run is aimed at, and that have not ended.
+    pub(super) fn aimed(&self) -> impl Iterator<Item = Pid> {
+        self.processes.iter().filter(|(_, process)| process.watch.is_some()).map(|(pid, _)| *pid)
+    }
+
     /// Takes in a process the run is aimed at, whose plan is made.
     pub(super) fn add(
         &mut self,

@@ -22,7 +22,7 @@ use crate::target::{Inode, Target, mapped_inodes};
 pub(super) struct Image {
     /// The files that have been searched.
     pub(super) objects: FxHashSet<Inode>,
-    /// Which of the map's selectors have found something.
+    /// Which of the map's selectors the executable answers.
     pub(super) satisfied: Vec<bool>,
     /// Its loader tells when objects come; otherwise they must be looked for.
     pub(super) tells: bool,

@@ -44,7 +44,7 @@ pub(crate) struct Prepared {
     pub(crate) took: Duration,
 }
 
-/// A plan, and which of [`plan::selectors`] found something.
+/// A plan, and which of [`plan::selectors`] the executable answers: for those no library is searched.
 pub(super) struct Planned {
     pub(super) plan: ProbePlan,
     pub(super) satisfied: Vec<bool>,
@@ -150,7 +150,7 @@ fn say_overrides(known: Known) -> SymbolMap {
 }
 
 /// Plans for a target, by the map given or else the built-in one that fits; and which of the map's
-/// selectors found something.
+/// selectors the executable answers.
 pub(super) fn prepare_target(
     target: Target,
     map: Option<SymbolMap>,
@@ -193,7 +193,7 @@ pub(super) fn plan_for_what_is_there(
     }
 }
 
-/// Plans for objects that were loaded later: what of the map no object had before.
+/// Plans for objects that were loaded later: what of the map the executable has not.
 pub(super) fn plan_for_additions(
     map: &SymbolMap,
     target: &Target,
@@ -205,22 +205,19 @@ pub(super) fn plan_for_additions(
     let symbols = SymbolSet::of_additions(target);
     let selectors = plan::selectors(&map);
     let mut found = Vec::with_capacity(selectors.len());
-    let mut now_satisfied = satisfied.to_vec();
-    for (selector, satisfied) in selectors.into_iter().zip(&mut now_satisfied) {
+    for (selector, satisfied) in selectors.into_iter().zip(satisfied) {
         // What names its object is meant wherever such an object is.
         if *satisfied && selector.object.is_none() {
             found.push(Found { functions: Vec::new(), nothing: None });
             continue;
         }
-        let more = symbols.find(selector, search.max_functions)?;
-        *satisfied |= !more.functions.is_empty();
-        found.push(more);
+        found.push(symbols.find(selector, search.max_functions)?);
     }
     let plan = match assemble(&map, target, &symbols, &found) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => plan_for_loading(target, &symbols),
         plan => plan?,
     };
-    Ok(Planned { plan, satisfied: now_satisfied })
+    Ok(Planned { plan, satisfied: satisfied.to_vec() })
 }
 
 /// A plan for the dynamic loader alone.
@@ -237,7 +234,8 @@ fn plan_for(
     search: &Search,
 ) -> Result<Planned, PrepareError> {
     let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
-    let satisfied = found.iter().map(|found| !found.functions.is_empty()).collect();
+    let in_exe = |found: &Found| found.functions.iter().any(|of| of.object == ObjectId(0));
+    let satisfied = found.iter().map(in_exe).collect();
     Ok(Planned { plan: assemble(map, target, symbols, &found)?, satisfied })
 }
 

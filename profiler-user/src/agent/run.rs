@@ -68,7 +68,7 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
     if let Some(command) = &command {
         command.go_on();
     }
-    let mut successor = settings.aim.follow.then(|| Follow::new(&target)).flatten();
+    let mut successor = settings.aim.follow.then(|| Follow::new(&live)).flatten();
     let ended_by = loop {
         if stop.load(Ordering::Relaxed) {
             break EndedBy::Signal;
@@ -93,11 +93,10 @@ pub fn run(settings: &RunSettings) -> anyhow::Result<Ended> {
             watch.tell(&mut live);
             command.go_on();
         }
-        if !alive {
-            match &mut successor {
-                Some(follow) => follow.look(&mut live)?,
-                None => break EndedBy::Target,
-            }
+        match &mut successor {
+            Some(follow) => follow.look(&mut live)?,
+            None if !alive => break EndedBy::Target,
+            None => {}
         }
     };
     watch.status.clear(io::stderr()).unwrap_or_default();

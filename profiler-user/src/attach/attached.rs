@@ -106,13 +106,18 @@ impl Attached {
         load::hold(&mut self.bpf, pid)
     }
 
-    /// Stops targets that come to a place of an object, until [`Self::stop_no_more`].
+    /// Stops a target when it comes to a place of an object, until [`Self::stop_no_more`].
     ///
     /// # Errors
     ///
     /// If the kernel does not take a probe there.
-    pub fn stop_at(&mut self, object: &MappedObject, at: FileOffset) -> Result<(), AttachError> {
-        self.stop = Some(load::stop_at(&mut self.bpf, object, at)?);
+    pub fn stop_at(
+        &mut self,
+        pid: Pid,
+        object: &MappedObject,
+        at: FileOffset,
+    ) -> Result<(), AttachError> {
+        self.stop = Some(load::stop_at(&mut self.bpf, pid, object, at)?);
         Ok(())
     }
 

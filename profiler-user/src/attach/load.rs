@@ -1,5 +1,7 @@
 //! Loading the kernel side: the object that is built into the program.
 
+use std::num::NonZeroU32;
+
 use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{RawTracePoint, UProbe};
@@ -82,9 +84,11 @@ pub(super) fn load(
     Ok(bpf)
 }
 
-/// Stops targets that come to a place of an object, as long as the link is held.
+/// Stops a target that comes to a place of an object, as long as the link is held. No other process
+/// that runs the same is: nobody would let it go on.
 pub(super) fn stop_at(
     bpf: &mut Ebpf,
+    pid: Pid,
     object: &MappedObject,
     at: FileOffset,
 ) -> Result<UProbeLink, AttachError> {
@@ -92,8 +96,9 @@ pub(super) fn stop_at(
     let what = "stop the program at its first instruction";
     let point =
         UProbeAttachPoint { location: UProbeAttachLocation::AbsoluteOffset(at.0), cookie: Some(0) };
+    let scope = NonZeroU32::new(pid.0).map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
     entry
-        .attach([point], &object.open_path, UProbeScope::AllProcesses)
+        .attach([point], &object.open_path, scope)
         .and_then(|id| entry.take_link(id))
         .map_err(|error| AttachError::bpf(what, error))
 }
