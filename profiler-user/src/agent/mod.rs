@@ -14,6 +14,7 @@ mod jumps;
 mod live;
 mod look;
 mod outputs;
+mod pipeline;
 mod prepare;
 mod replay;
 mod report;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::live::Pipeline;
 use super::outputs::{OutSettings, Outputs, Sent, nanoseconds};
+use super::pipeline::Pipeline;
 use super::{Ended, EndedBy, report, run};
 use crate::model::{MonoNs, Rules, ThreadNames};
 use crate::recording::{Chunk, Reader, RecordingError};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgGroup, Args, ValueEnum};
 
 use super::settings::{self, ConfigArg};
 use super::{Outcome, units};
@@ -20,6 +20,8 @@ const RING_BYTES: u32 = 8 << 20;
 const GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("whom").required(true).multiple(true)
+    .args(["pid", "exe", "command", "config"]))]
 #[command(after_help = "\
 Examples:
   sudo qprof run -p $(pidof milvus)

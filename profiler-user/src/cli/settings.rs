@@ -30,7 +30,7 @@ impl ConfigArg {
 #[derive(Debug, Default, Args)]
 pub(super) struct TargetArgs {
     /// A process to attach to; may be given several times.
-    #[arg(short, long, required_unless_present_any = ["exe", "command", "config"])]
+    #[arg(short, long)]
     pid: Vec<u32>,
 
     /// Attach to the one process whose executable has this name, or with a `/` this path.

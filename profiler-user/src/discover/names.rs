@@ -1,5 +1,7 @@
 //! What a function's name tells: whether it may be a stage of a query, and which.
 
+use crate::symbols::without_arguments;
+
 /// Words a query stage is named with, what they are worth, and the stage they mean.
 const WORDS: [(&str, i32, &str); 58] = [
     ("query", 4, "query"),
@@ -231,24 +233,6 @@ pub fn class_of(base: &str) -> Option<String> {
     let mut parts = plain.rsplit("::").filter(|part| !part.is_empty());
     parts.next()?;
     parts.next().map(str::to_owned)
-}
-
-/// `a::B<c, d>::e` → `a::B::e`.
-pub(super) fn without_arguments(base: &str) -> String {
-    let mut depth = 0_usize;
-    base.chars()
-        .filter(|character| match character {
-            '<' | '(' | '{' | '[' => {
-                depth += 1;
-                false
-            }
-            '>' | ')' | '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            _ => depth == 0,
-        })
-        .collect()
 }
 
 /// Whether an object is part of every program: nothing in it is a stage of anybody's query.

@@ -2,7 +2,8 @@
 
 use rustc_hash::FxHashMap;
 
-use super::names::{without_arguments, words_of};
+use super::names::words_of;
+use crate::symbols::without_arguments;
 
 /// A span's name for a function: its last part in snake case, with its class where that alone is
 /// taken.

@@ -29,5 +29,5 @@ pub use elf::{EntryPoint, build_id, entry_point};
 pub use error::SymbolError;
 pub use function::{CodePart, Found, Function, Nothing};
 pub use list::Listed;
-pub use pattern::glob;
+pub use pattern::{glob, without_arguments};
 pub use set::SymbolSet;

@@ -115,22 +115,7 @@ impl Pattern {
 
     /// The last component, for the search for names that are near.
     pub(super) fn last_component(&self) -> String {
-        let mut depth = 0usize;
-        let outside: String = self
-            .base()
-            .chars()
-            .filter(|c| match c {
-                '<' | '(' | '{' | '[' => {
-                    depth += 1;
-                    false
-                }
-                '>' | ')' | '}' | ']' => {
-                    depth = depth.saturating_sub(1);
-                    false
-                }
-                _ => depth == 0,
-            })
-            .collect();
+        let outside = without_arguments(self.base());
         outside.rsplit("::").find(|part| !part.is_empty()).unwrap_or_default().to_owned()
     }
 
@@ -317,6 +302,25 @@ const MADE_UP: [&str; 83] = [
     "f32",
     "f64",
 ];
+
+/// `a::B<c, d>::e` → `a::B::e`.
+#[must_use]
+pub fn without_arguments(base: &str) -> String {
+    let mut depth = 0_usize;
+    base.chars()
+        .filter(|character| match character {
+            '<' | '(' | '{' | '[' => {
+                depth += 1;
+                false
+            }
+            '>' | ')' | '}' | ']' => {
+                depth = depth.saturating_sub(1);
+                false
+            }
+            _ => depth == 0,
+        })
+        .collect()
+}
 
 #[cfg(test)]
 mod tests {

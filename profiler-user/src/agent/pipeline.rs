@@ -1,0 +1,88 @@
+//! From raw events to traces: the same for a live target and a recording.
+
+use super::jumps::Jumps;
+use crate::model::{Event, EventBody, MonoNs, Pid, Watches};
+use crate::reader;
+use crate::stitch::Stitcher;
+
+/// What events tell of processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Forked {
+        parent: Pid,
+        child: Pid,
+    },
+    /// It runs another program.
+    Became(Pid),
+    /// Its loader has mapped or unmapped something.
+    Loaded(Pid),
+    Ended(Pid),
+}
+
+/// The stitcher, and what becomes of events on their way to it.
+pub(super) struct Pipeline {
+    pub(super) stitcher: Stitcher,
+    /// Records that are no events: a fault in Qprof, or a damaged recording.
+    pub(super) undecodable: u64,
+    pub(super) last: MonoNs,
+}
+
+impl Pipeline {
+    pub(super) fn new(stitcher: Stitcher) -> Self {
+        Self { stitcher, undecodable: 0, last: MonoNs(0) }
+    }
+
+    /// Stitches an event; what it tells of its process, if it does. `jumps`: makes of the calls of
+    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one.
+    pub(super) fn event(
+        &mut self,
+        raw: &[u8],
+        jumps: Option<&mut Jumps>,
+        record: impl FnOnce(&[u8]),
+    ) -> Option<Change> {
+        match reader::decode(raw) {
+            Ok(mut event) => {
+                match jumps.filter(|_| self.watches(&event) == Some(Watches::Jumping)) {
+                    Some(jumps) => {
+                        event = jumps.landing(&event);
+                        let mut made = Vec::new();
+                        reader::encode(&event, &mut made);
+                        record(&made);
+                    }
+                    None => record(raw),
+                }
+                self.last = self.last.max(event.time);
+                self.stitcher.push(&event);
+                self.change(&event)
+            }
+            Err(error) => {
+                record(raw);
+                if self.undecodable == 0 {
+                    tracing::warn!("an event cannot be read: {error}");
+                }
+                self.undecodable += 1;
+                None
+            }
+        }
+    }
+
+    /// What the probe of a call watches.
+    fn watches(&self, event: &Event) -> Option<Watches> {
+        let EventBody::Enter { probe, .. } = event.body else { return None };
+        Some(self.stitcher.rules().probes.get(probe.index())?.watches)
+    }
+
+    fn change(&self, event: &Event) -> Option<Change> {
+        let pid = event.lane.pid();
+        match event.body {
+            EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
+            EventBody::Exec => Some(Change::Became(pid)),
+            EventBody::ProcessEnd => Some(Change::Ended(pid)),
+            EventBody::Enter { .. } => {
+                let loading = self.watches(event) == Some(Watches::Loading);
+                loading.then_some(Change::Loaded(pid))
+            }
+            EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
+        }
+    }
+}
