@@ -57,8 +57,8 @@ pub(super) enum Change {
         parent: Pid,
         child: Pid,
     },
-    /// It runs another program.
-    Became(Pid),
+    /// It runs another program; by its first thread, or by another that has taken its place.
+    Became(Pid, Tid),
     /// Its loader has mapped or unmapped something.
     Loaded(Pid),
     Ended(Pid),
@@ -121,7 +121,7 @@ impl Pipeline {
         let pid = event.lane.pid();
         match event.body {
             EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
-            EventBody::Exec => Some(Change::Became(pid)),
+            EventBody::Exec => Some(Change::Became(pid, event.tid)),
             EventBody::ProcessEnd => Some(Change::Ended(pid)),
             EventBody::Enter { .. } => {
                 let loading = self.watches(event) == Some(Watches::Loading);
@@ -424,9 +424,14 @@ impl Live {
                 self.new.push(child);
                 self.fleet.forked(parent, child);
             }
-            Change::Became(pid) => {
+            Change::Became(pid, by) => {
                 self.jumps.forget(pid);
                 self.became.push(pid);
+                if by.0 != pid.0 {
+                    // A link that filters does so by what was its first thread: by nobody, now.
+                    self.attached.remove_own(pid);
+                    self.fleet.forget_image(pid);
+                }
                 self.fleet.became(pid);
             }
             Change::Loaded(pid) => self.fleet.look_at(pid),
