@@ -13,6 +13,7 @@ pub mod analysis;
 pub mod attach;
 pub mod cli;
 pub mod config;
+pub mod discover;
 pub mod doctor;
 pub mod model;
 pub mod plan;

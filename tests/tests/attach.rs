@@ -464,7 +464,7 @@ fn detaching_the_enters_leaves_the_exits_and_detaching_all_leaves_nothing() {
 fn two_of_us_see_the_same_and_one_may_go() {
     let mut fixture = Fixture::start();
     let plan = plan(vec![probe("work", NO_CAPTURE, NO_CAPTURE)]);
-    let Some((first, mut first_ring)) = attached(&fixture, &plan, 1 << 16) else { return };
+    let Some((mut first, mut first_ring)) = attached(&fixture, &plan, 1 << 16) else { return };
     let Some((_second, mut second_ring)) = attached(&fixture, &plan, 1 << 16) else { return };
     fixture.call("work", 1, 0);
     first.detach();
@@ -477,7 +477,7 @@ fn two_of_us_see_the_same_and_one_may_go() {
 fn a_target_that_is_killed_ends_its_lanes() {
     let probes = vec![probe("work", NO_CAPTURE, NO_CAPTURE)];
     let mut fixture = Fixture::start();
-    let Some((attached, mut ring)) = attached(&fixture, &plan(probes), 1 << 16) else { return };
+    let Some((mut attached, mut ring)) = attached(&fixture, &plan(probes), 1 << 16) else { return };
     fixture.call("work", 1, 0);
     fixture.child.kill().unwrap();
     fixture.child.wait().unwrap();

@@ -14,7 +14,8 @@ use profiler_tests::timeout::PATIENCE;
 use profiler_tests::tree::from_otlp;
 use serde_json::Value;
 
-const VERBS: [&str; 7] = ["run", "check", "symbols", "doctor", "maps", "replay", "generate"];
+const VERBS: [&str; 8] =
+    ["run", "check", "discover", "symbols", "doctor", "maps", "replay", "generate"];
 
 fn ok(arguments: &[&str]) -> Result<Finished> {
     let finished = verb(arguments)?;

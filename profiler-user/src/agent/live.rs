@@ -479,7 +479,7 @@ impl Live {
         {}
         self.attached.detach_enters();
         let counts = self.attached.counters()?;
-        self.attached.detach_all();
+        self.attached.detach();
         // Nothing writes any more: what is in the ring now is all there is.
         self.drain()?;
         self.pipeline.stitcher.finish(clock::now());

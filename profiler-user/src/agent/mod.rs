@@ -7,6 +7,7 @@ mod aim;
 mod begin;
 mod clock;
 mod command;
+mod discover;
 mod fitting;
 mod fleet;
 mod jumps;
@@ -25,6 +26,7 @@ use std::os::fd::AsFd;
 
 pub use aim::{AimError, RunAim, Whom};
 pub use command::{CommandError, exec_held};
+pub use discover::{DiscoverError, DiscoverSettings, Discovered, discover};
 pub use live::LiveError;
 pub use outputs::{OutSettings, OutputError, Print};
 pub use prepare::{Aim, PrepareError, Search};

@@ -223,7 +223,7 @@ impl Attached {
     }
 
     /// Detaches all, and returns when the target is as it was.
-    pub fn detach_all(&mut self) {
+    pub fn detach(&mut self) {
         self.links = Links::default();
     }
 }

@@ -1,6 +1,7 @@
 //! The command line: a file a verb. Only here does anything know clap.
 
 mod check;
+mod discover;
 mod doctor;
 mod generate;
 mod maps;
@@ -26,6 +27,7 @@ Examples:
   sudo qprof run -p 4711 --otlp http://127.0.0.1:4317   send its traces to Jaeger
   sudo qprof run -p 4711 -m ./my-server.toml --output tree --slow 5ms
   sudo qprof check -p 4711 -m milvus-lite               what would be probed, and at what cost
+  sudo qprof discover -p 4711 -o my-server.toml         a first map of a server you do not know
   qprof symbols ./my-server 'Engine::*Search*'          find the functions for a map of your own
   sudo qprof doctor                                     can this machine do it?
 
@@ -75,6 +77,8 @@ enum Command {
     Run(run::RunArgs),
     /// Show the map and the plan for a process, without attaching anything.
     Check(check::CheckArgs),
+    /// Watch an unknown server briefly and write a first symbol map for it.
+    Discover(discover::DiscoverArgs),
     /// Find functions by (demangled) name in a process or an ELF file.
     Symbols(symbols::SymbolsArgs),
     /// Report whether this machine can run qprof, and what is missing.
@@ -133,6 +137,7 @@ pub fn run(cli: Cli) -> ExitCode {
             return finish(run::run(&args, color, cli.quiet));
         }
         Command::Check(args) => check::run(&args, &mut out).map(|()| Outcome::Ok),
+        Command::Discover(args) => discover::run(&args, cli.quiet, &mut out).map(|()| Outcome::Ok),
         Command::Symbols(args) => symbols::run(&args, &mut out).map(|()| Outcome::Ok),
         Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Maps(args) => maps::run(&args, &mut out).map(|()| Outcome::Ok),

@@ -4,9 +4,12 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
-use crate::agent::{AimError, CommandError, Ended, LiveError, OutputError, PrepareError};
+use crate::agent::{
+    AimError, CommandError, DiscoverError, Ended, LiveError, OutputError, PrepareError,
+};
 use crate::attach::AttachError;
 use crate::config::{MapError, SettingsError};
+use crate::plan::PlanError;
 use crate::symbols::SymbolError;
 use crate::target::TargetError;
 
@@ -102,7 +105,15 @@ impl Outcome {
         if let Some(error) = cause.downcast_ref() {
             return Some(Self::of_target(error));
         }
-        if cause.is::<SymbolError>() {
+        if let Some(error) = cause.downcast_ref() {
+            return Some(match error {
+                DiscoverError::NotAccepted { .. } => Self::Failed,
+                DiscoverError::NoCandidates { .. }
+                | DiscoverError::NothingCalled { .. }
+                | DiscoverError::NoRoot { .. } => Self::Target,
+            });
+        }
+        if cause.is::<SymbolError>() || cause.is::<PlanError>() {
             return Some(Self::Target);
         }
         // `qprof maps | head` is not a failure.

@@ -43,7 +43,7 @@ struct ColdParts {
 #[derive(Debug)]
 pub(super) struct Loaded {
     elf: Elf,
-    tables: Vec<Table>,
+    pub(super) tables: Vec<Table>,
     /// Functions and cold parts by address.
     starts: Vec<(u64, SymbolId)>,
     cold: OnceLock<ColdParts>,

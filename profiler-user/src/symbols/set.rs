@@ -202,7 +202,7 @@ impl SymbolSet {
         })
     }
 
-    fn load(&self, id: ObjectId) -> Result<&Loaded, SymbolError> {
+    pub(super) fn load(&self, id: ObjectId) -> Result<&Loaded, SymbolError> {
         let object = self.objects.get(usize::from(id.0)).ok_or_else(|| SymbolError::Broken {
             file: PathBuf::new(),
             reason: format!("no object {} in this target", id.0),

@@ -99,6 +99,18 @@ pub fn random_word(pid: Pid, index: usize) -> Option<u64> {
     Some(u64::from_ne_bytes(word))
 }
 
+/// The file descriptors of a process that are sockets; none where they may not be seen.
+#[must_use]
+pub fn sockets(pid: Pid) -> Vec<u64> {
+    let Ok(descriptors) = fs::read_dir(file(pid, "fd")) else { return Vec::new() };
+    let socket = |entry: fs::DirEntry| {
+        let link = fs::read_link(entry.path()).ok()?;
+        let is_socket = link.to_string_lossy().starts_with("socket:");
+        is_socket.then(|| entry.file_name().to_string_lossy().parse().ok())?
+    };
+    descriptors.flatten().filter_map(socket).collect()
+}
+
 /// A file of a process.
 pub(super) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
