@@ -72,7 +72,7 @@ fn constructors_of_the_program_are_seen() -> Result<()> {
     Ok(())
 }
 
-/// What cannot be started: said, with the exit code that shells have for it.
+/// What cannot be started: said by name, and a failure.
 #[test]
 fn what_cannot_be_started() -> Result<()> {
     if !can_probe()? {
