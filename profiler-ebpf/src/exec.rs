@@ -24,6 +24,8 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     let mut header = thread_header(time, thread, EventKind::Exec);
     // Under its own number it may have had no event, and then has no lane.
     header.sequence = lane::end(thread).unwrap_or(0);
+    // Who did it, by the number it had.
+    (header.lane, header.tid) = (u64::from(old_tid), old_tid);
     emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     entry::stop_if_held((thread >> 32) as u32);
 }

@@ -61,15 +61,18 @@ pub(super) fn begin(
         }
         return Ok(Begun { live, target, command: Some(command), planning: Duration::ZERO });
     }
-    let prepared = prepare_all(aim, map.as_ref(), &aim.processes()?)?;
+    let pids = aim.processes()?;
+    let prepared = match prepare_all(aim, map.as_ref(), &pids) {
+        Err(error) if error.may_come() && (aim.children || aim.follow) => {
+            tracing::warn!("{error}");
+            tracing::warn!("waiting for it to be loaded, or run by a child");
+            return wait_for_it(&pids, load(map, targets(aim, &pids))?, &recorder);
+        }
+        prepared => prepared?,
+    };
     let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
     let (target, service) = (first.target.clone(), first.map.system.clone());
-    let targets = match prepared.as_slice() {
-        _ if aim.children => Targets::Tree,
-        [_] if !aim.follow => Targets::One(target.pid),
-        _ => Targets::Several,
-    };
-    let mut live = load(Some(first.map.clone()), targets)?;
+    let mut live = load(Some(first.map.clone()), targets(aim, &pids))?;
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
     let mut planning = Duration::ZERO;
@@ -82,6 +85,32 @@ pub(super) fn begin(
         tracing::warn!("the kernel refused a site of {}: {}", refused.function, refused.why);
     }
     Ok(Begun { live, target, command: None, planning })
+}
+
+/// Whose events are to be taken.
+fn targets(aim: &RunAim, pids: &[Pid]) -> Targets {
+    match pids {
+        _ if aim.children => Targets::Tree,
+        [pid] if !aim.follow => Targets::One(*pid),
+        _ => Targets::Several,
+    }
+}
+
+/// Follows processes in which nothing of a map is yet.
+fn wait_for_it(
+    pids: &[Pid],
+    mut live: Live,
+    recorder: &dyn Fn(&mut Live, &Target, &str) -> anyhow::Result<()>,
+) -> anyhow::Result<Begun> {
+    let targets: Vec<Target> =
+        pids.iter().map(|pid| Target::open(*pid)).collect::<Result<_, _>>()?;
+    let target = targets.first().cloned().ok_or_else(TargetError::none)?;
+    let service = live.fleet().service().unwrap_or("unknown").to_owned();
+    recorder(&mut live, &target, &service)?;
+    for target in &targets {
+        live.follow(target)?;
+    }
+    Ok(Begun { live, target, command: None, planning: Duration::ZERO })
 }
 
 /// Plans for each process, all by one map: what is named, or what fits each of them together.

@@ -65,6 +65,15 @@ pub enum CommandError {
     Live(#[from] LiveError),
 }
 
+impl CommandError {
+    /// What a shell would end with in the place of a program that does not run.
+    #[must_use]
+    pub fn exit_code(&self) -> Option<u8> {
+        let Self::Start { source, .. } = self else { return None };
+        Some(if source.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN })
+    }
+}
+
 /// The program. Dropped, it is ended.
 pub(super) struct Started {
     child: Child,
@@ -168,8 +177,12 @@ impl Started {
             if let Some(status) = self.ended() {
                 let source = match status.code() {
                     // What `exec-held` ends with where there is nothing to run.
-                    Some(NOT_FOUND) => io::Error::from(io::ErrorKind::NotFound),
-                    Some(NOT_RUN) => io::Error::other("it cannot be executed"),
+                    Some(code) if code == i32::from(NOT_FOUND) => {
+                        io::Error::from(io::ErrorKind::NotFound)
+                    }
+                    Some(code) if code == i32::from(NOT_RUN) => {
+                        io::Error::other("it cannot be executed")
+                    }
                     _ => io::Error::other(format!(
                         "it ended before its first instruction ({status})"
                     )),
@@ -211,22 +224,22 @@ fn rustix_pid(child: &Child) -> Option<rustix::process::Pid> {
 }
 
 /// As shells have it: the program is not there.
-const NOT_FOUND: i32 = 127;
+const NOT_FOUND: u8 = 127;
 /// It is there, and cannot be executed.
-const NOT_RUN: i32 = 126;
+const NOT_RUN: u8 = 126;
 
 /// The process that becomes the program: waits until it is told to go on, and to end with us.
 /// Returns only if there is nothing to run: the exit code.
 #[must_use]
 pub fn exec_held(words: &[OsString]) -> u8 {
-    let Some((program, args)) = words.split_first() else { return NOT_RUN as u8 };
+    let Some((program, args)) = words.split_first() else { return NOT_RUN };
     // Should we be killed, it is not left behind: neither if it is held just then, which no other
     // signal would end, nor if it is deaf to others.
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err()
         || kill_process(getpid(), Signal::STOP).is_err()
     {
-        return NOT_RUN as u8;
+        return NOT_RUN;
     }
     let error = Command::new(program).args(args).exec();
-    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND as u8 } else { NOT_RUN as u8 }
+    if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUN }
 }

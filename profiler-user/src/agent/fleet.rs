@@ -187,6 +187,11 @@ impl Fleet {
         }
     }
 
+    /// What was attached for a process alone is so no more.
+    pub(super) fn forget_image(&mut self, pid: Pid) {
+        Arc::make_mut(&mut self.images).retain(|(_, of), _| *of != Some(pid));
+    }
+
     /// A process has become another program, or its loader has mapped something.
     pub(super) fn look_at(&mut self, pid: Pid) {
         if self.waiting.len() >= WAITING && !self.waiting.contains_key(&pid) {
@@ -214,6 +219,8 @@ impl Fleet {
     /// A process has ended. Whether it was one of the run.
     pub(super) fn ended(&mut self, pid: Pid) -> bool {
         self.waiting.remove(&pid);
+        // Its number may come back as another's, whose probes are not there yet.
+        self.forget_image(pid);
         self.processes.remove(&pid).is_some()
     }
 

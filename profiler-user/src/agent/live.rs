@@ -343,9 +343,14 @@ impl Live {
                 self.new.push(child);
                 self.fleet.forked(parent, child);
             }
-            Change::Became(pid) => {
+            Change::Became(pid, by) => {
                 self.jumps.forget(pid);
                 self.became.push(pid);
+                if by.0 != pid.0 {
+                    // A link that filters does so by what was its first thread: by nobody, now.
+                    self.attached.remove_own(pid);
+                    self.fleet.forget_image(pid);
+                }
                 self.fleet.became(pid);
             }
             Change::Loaded(pid) => self.fleet.look_at(pid),

@@ -1,7 +1,7 @@
 //! From raw events to traces: the same for a live target and a recording.
 
 use super::jumps::Jumps;
-use crate::model::{Event, EventBody, MonoNs, Pid, Watches};
+use crate::model::{Event, EventBody, MonoNs, Pid, Tid, Watches};
 use crate::reader;
 use crate::stitch::Stitcher;
 
@@ -12,8 +12,8 @@ pub(super) enum Change {
         parent: Pid,
         child: Pid,
     },
-    /// It runs another program.
-    Became(Pid),
+    /// It runs another program; by its first thread, or by another that has taken its place.
+    Became(Pid, Tid),
     /// Its loader has mapped or unmapped something.
     Loaded(Pid),
     Ended(Pid),
@@ -76,7 +76,7 @@ impl Pipeline {
         let pid = event.lane.pid();
         match event.body {
             EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
-            EventBody::Exec => Some(Change::Became(pid)),
+            EventBody::Exec => Some(Change::Became(pid, event.tid)),
             EventBody::ProcessEnd => Some(Change::Ended(pid)),
             EventBody::Enter { .. } => {
                 let loading = self.watches(event) == Some(Watches::Loading);

@@ -92,6 +92,15 @@ pub enum PrepareError {
 }
 
 impl PrepareError {
+    /// Whether what is missing may be loaded later.
+    pub(super) const fn may_come(&self) -> bool {
+        matches!(
+            self,
+            Self::NoMapFits { .. }
+                | Self::Plan(PlanError::Required { .. } | PlanError::Nothing { .. })
+        )
+    }
+
     /// Whether the process has ended, which is no fault.
     pub(super) const fn is_end_of_target(&self) -> bool {
         matches!(

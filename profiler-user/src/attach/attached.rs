@@ -126,10 +126,15 @@ impl Attached {
         self.stop = None;
     }
 
-    /// A process has ended: takes no events under its number, and removes what is for it alone.
-    pub fn forget(&mut self, pid: Pid) {
+    /// Removes what is for one process alone; it can be attached again.
+    pub fn remove_own(&mut self, pid: Pid) {
         self.links.remove_process(pid);
         self.done.retain(|done| done.pid != Some(pid));
+    }
+
+    /// A process has ended: takes no events under its number, and removes what is for it alone.
+    pub fn forget(&mut self, pid: Pid) {
+        self.remove_own(pid);
         load::forget(&mut self.bpf, pid);
     }
 

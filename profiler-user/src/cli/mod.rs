@@ -31,7 +31,8 @@ Examples:
   qprof symbols ./my-server 'Engine::*Search*'          find the functions for a map of your own
   sudo qprof doctor                                     can this machine do it?
 
-Exit codes: 0 ok, 1 failed, 2 usage, 3 permission or kernel, 4 target or symbols, 5 export.";
+Exit codes: 0 ok, 1 failed, 2 usage, 3 permission or kernel, 4 target or symbols, 5 export;
+of `run -- CMD`, the program's own, 127 and 126 where there is none to run.";
 
 /// Zero-code query profiler: traces every query of a running server, without changing it.
 #[derive(Debug, Parser)]
@@ -165,7 +166,8 @@ fn finish(result: anyhow::Result<ExitCode>) -> ExitCode {
             if outcome != Outcome::Ok {
                 eprintln!("qprof: {error:#}");
             }
-            outcome.into()
+            let of_program = error.downcast_ref().and_then(agent::CommandError::exit_code);
+            of_program.map_or(outcome.into(), ExitCode::from)
         }
     }
 }
