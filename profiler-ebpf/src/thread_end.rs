@@ -15,17 +15,22 @@ use crate::{emit, lane};
 pub(crate) fn run(ctx: &RawTracePointContext) {
     let time = now();
     let thread = bpf_get_current_pid_tgid();
+    // Whoever it is: of the threads that end together with the last one, some come after it, when
+    // their process is no target any more. Their number must not be left behind.
+    let ended = lane::end(thread);
     if !is_target(thread) {
         return;
     }
-    if let Some(sequence) = lane::end(thread) {
+    if let Some(sequence) = ended {
         let mut header = thread_header(time, thread, EventKind::LaneEnd);
         header.sequence = sequence;
         emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     }
     // The number may soon be another process's, which is none of ours.
-    if TARGET_PID.load() == 0 && Task::new(ctx.arg(0)).is_last() {
-        let _ = TARGETS.remove(&((thread >> 32) as u32));
+    if TARGET_PID.load() == 0
+        && Task::new(ctx.arg(0)).is_last()
+        && TARGETS.remove(&((thread >> 32) as u32)).is_ok()
+    {
         let header = thread_header(time, thread, EventKind::ProcessEnd);
         emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     }

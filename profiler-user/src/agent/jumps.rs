@@ -5,27 +5,31 @@
 //! glibc mangles it: xor with the thread header's `pointer_guard`, rotated left by 17
 //! (`PTR_MANGLE`, `sysdeps/unix/sysv/linux/x86_64/pointer_guard.h`). The guard is the second word of
 //! the random bytes the kernel gives a program at its start (`_dl_setup_pointer_guard`).
+//!
+//! A jump may also lead to another stack, as in coroutines made of `longjmp`: then nothing is gone. A
+//! stack is one mapping, so a jump out of the mapping says nothing. (One within it the stitcher takes
+//! only on a thread's own stack, or among calls it knows: coroutines may share a mapping.)
 
 use rustc_hash::FxHashMap;
 
 use crate::model::{Event, EventBody, FrameAddr, Pid};
-use crate::target::random_word;
+use crate::target::{mapping_around, random_word};
 
 /// Which of the words of `AT_RANDOM` is the guard.
 const GUARD: usize = 1;
 /// How far glibc rotates (`2 * LP_SIZE + 1`).
 const ROTATED: u32 = 17;
-/// No jump goes further up one stack. One that seems to goes to another stack, or was not understood.
-const FURTHEST: u64 = 1 << 30;
 /// Bounds what is remembered of processes that come and go.
 const REMEMBERED: usize = 16_384;
+/// And the stacks of one: they grow, and threads come and go.
+const STACKS: usize = 256;
 
 /// The pointer guards of processes.
 #[derive(Debug, Default)]
 pub(super) struct Jumps {
     guards: FxHashMap<Pid, Option<u64>>,
-    /// Jumps whose end is not known.
-    pub(super) unknown: u64,
+    /// The mappings that jumps were seen in.
+    stacks: FxHashMap<Pid, Vec<(u64, u64)>>,
 }
 
 impl Jumps {
@@ -36,19 +40,36 @@ impl Jumps {
         let pid = event.lane.pid();
         let below = words.get(0).and_then(|word| {
             let guard = self.guard(pid);
-            let mangled = guard.map(|guard| word.rotate_right(ROTATED) ^ guard);
-            mangled.into_iter().chain([word]).find(|address| is_above(frame, *address))
+            let plain = guard.map(|guard| word.rotate_right(ROTATED) ^ guard);
+            let stack = self.stack(pid, frame)?;
+            plain.into_iter().chain([word]).find(|address| is_above(frame, *address, stack))
         });
-        let Some(below) = below else {
-            self.unknown += 1;
-            return *event;
-        };
+        let Some(below) = below else { return *event };
         Event { body: EventBody::Unwound { frame, below: FrameAddr(below) }, ..*event }
     }
 
     /// A process has become another program, or its number another process's.
     pub(super) fn forget(&mut self, pid: Pid) {
         self.guards.remove(&pid);
+        self.stacks.remove(&pid);
+    }
+
+    /// The mapping a call's stack lies in.
+    fn stack(&mut self, pid: Pid, slot: FrameAddr) -> Option<(u64, u64)> {
+        if self.stacks.len() >= REMEMBERED {
+            self.stacks.clear();
+        }
+        let known = self.stacks.entry(pid).or_default();
+        let around = |(start, end): &&(u64, u64)| (*start..*end).contains(&slot.0);
+        if let Some(stack) = known.iter().find(around) {
+            return Some(*stack);
+        }
+        let stack = mapping_around(pid, slot.0)?;
+        if known.len() >= STACKS {
+            known.clear();
+        }
+        known.push(stack);
+        Some(stack)
     }
 
     fn guard(&mut self, pid: Pid) -> Option<u64> {
@@ -60,8 +81,8 @@ impl Jumps {
 }
 
 /// Whether an address can be where a jump from a call lands: on its stack, above it.
-const fn is_above(slot: FrameAddr, address: u64) -> bool {
-    address > slot.0 && address - slot.0 < FURTHEST && address.is_multiple_of(8)
+const fn is_above(slot: FrameAddr, address: u64, (_, end): (u64, u64)) -> bool {
+    address > slot.0 && address <= end && address.is_multiple_of(8)
 }
 
 #[cfg(test)]
@@ -69,9 +90,7 @@ mod tests {
     use super::*;
     use crate::model::{Lane, MonoNs, ProbeId, ReturnAddr, Tid, Words};
 
-    const SLOT: u64 = 0x7ffd_0000_1000;
-
-    fn jump(word: u64) -> Event {
+    fn jump(slot: u64, word: u64) -> Event {
         let pid = Pid(std::process::id());
         Event {
             time: MonoNs(1),
@@ -80,7 +99,7 @@ mod tests {
             sequence: 1,
             body: EventBody::Enter {
                 probe: ProbeId(0),
-                frame: FrameAddr(SLOT),
+                frame: FrameAddr(slot),
                 return_address: ReturnAddr(2),
                 words: Words::new(&[word], 0),
             },
@@ -89,23 +108,25 @@ mod tests {
 
     #[test]
     fn glibcs_and_musls_words_are_understood() {
-        let to = SLOT + 0x400;
+        let here = 0_u64;
+        let slot = std::ptr::from_ref(&here).addr() as u64;
+        let to = slot + 0x40;
         let guard = random_word(Pid(std::process::id()), GUARD).unwrap();
         let mut jumps = Jumps::default();
         for word in [to, (to ^ guard).rotate_left(ROTATED)] {
-            let body = jumps.landing(&jump(word)).body;
-            let below = FrameAddr(to);
-            assert_eq!(body, EventBody::Unwound { frame: FrameAddr(SLOT), below });
+            let body = jumps.landing(&jump(slot, word)).body;
+            assert_eq!(body, EventBody::Unwound { frame: FrameAddr(slot), below: FrameAddr(to) });
         }
-        assert_eq!(jumps.unknown, 0);
     }
 
     #[test]
     fn a_jump_to_another_stack_says_nothing() {
+        let here = 0_u64;
+        let slot = std::ptr::from_ref(&here).addr() as u64;
+        let (_, end) = mapping_around(Pid(std::process::id()), slot).unwrap();
         let mut jumps = Jumps::default();
-        for word in [0, SLOT, SLOT - 8, SLOT + 9, SLOT + FURTHEST, u64::MAX] {
-            assert_eq!(jumps.landing(&jump(word)), jump(word));
+        for word in [0, slot, slot - 8, slot + 9, end + 8, u64::MAX] {
+            assert_eq!(jumps.landing(&jump(slot, word)), jump(slot, word));
         }
-        assert_eq!(jumps.unknown, 6);
     }
 }

@@ -91,8 +91,6 @@ pub(crate) struct Stopped {
     pub(super) stitch: StitchStats,
     pub(super) fleet: FleetStats,
     pub(super) undecodable: u64,
-    /// Jumps whose end is not known.
-    pub(super) unknown_jumps: u64,
     pub(super) counts: KernelCounts,
     pub(super) recorder: Option<Writer>,
 }
@@ -408,7 +406,6 @@ impl Live {
             stitch: self.pipeline.stitcher.stats().clone(),
             fleet: self.fleet.stats(),
             undecodable: self.pipeline.undecodable,
-            unknown_jumps: self.jumps.unknown,
             counts,
             recorder: self.recorder,
         })

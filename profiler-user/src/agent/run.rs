@@ -153,7 +153,6 @@ fn finish(
     };
     let mut stitch = report::stitch_rows(&stopped.stitch, stopped.undecodable);
     stitch.push(("processes_not_looked_at".to_owned(), stopped.fleet.not_looked));
-    stitch.push(("unknown_jumps".to_owned(), stopped.unknown_jumps));
     stitch.push(("files_overwritten".to_owned(), stopped.fleet.overwritten));
     let report = RunReport {
         target: format!("{name} (pid {pid}){others}"),

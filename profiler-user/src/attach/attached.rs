@@ -128,8 +128,10 @@ impl Attached {
 
     /// Removes what is for one process alone; it can be attached again.
     pub fn remove_own(&mut self, pid: Pid) {
-        self.links.remove_process(pid);
-        self.done.retain(|done| done.pid != Some(pid));
+        if self.by_process {
+            self.links.remove_process(pid);
+            self.done.retain(|done| done.pid != Some(pid));
+        }
     }
 
     /// A process has ended: takes no events under its number, and removes what is for it alone.

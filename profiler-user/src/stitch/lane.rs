@@ -178,6 +178,14 @@ impl LaneState {
         self.stacks.get(self.active)?.frames.last()
     }
 
+    /// Whether a jump to an address above, within one mapping, stays on the active stack: a thread's own
+    /// is a mapping of its own, others may lie side by side in one.
+    pub(super) fn lands_on_this_stack(&self, below: FrameAddr) -> bool {
+        self.stacks.get(self.active).is_some_and(|stack| {
+            stack.first || stack.frames.first().is_some_and(|outermost| outermost.slot >= below)
+        })
+    }
+
     /// The innermost frame of the active stack if its address is below `slot` (or equal, with
     /// `equal`), taken off.
     pub(super) fn pop_below(&mut self, slot: FrameAddr, equal: bool) -> Option<Frame> {

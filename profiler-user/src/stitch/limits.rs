@@ -41,6 +41,8 @@ pub struct StitchStats {
     pub lost: u64,
     /// Exits that end no open frame: their calls began before we attached, or were lost.
     pub unmatched_exits: u64,
+    /// Jumps (`longjmp`) of which it is not known what they leave.
+    pub unknown_jumps: u64,
     /// Spans that ended as `inferred`.
     pub inferred: u64,
     /// Spans without a parent that are no roots and were dropped (`orphans = "drop"`).
@@ -77,11 +79,12 @@ pub struct StitchStats {
 impl StitchStats {
     /// The counters by name, in a fixed order.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 18] {
+    pub fn rows(&self) -> [(&'static str, u64); 19] {
         [
             ("events", self.events),
             ("lost", self.lost),
             ("unmatched_exits", self.unmatched_exits),
+            ("unknown_jumps", self.unknown_jumps),
             ("inferred", self.inferred),
             ("orphans", self.orphans),
             ("given", self.given),

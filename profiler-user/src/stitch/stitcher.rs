@@ -268,9 +268,14 @@ impl Core {
     fn enter(&mut self, lane: &mut LaneState, call: &Call) {
         let probe = self.rules.probes.get(call.probe.index());
         let watches = probe.map_or(Watches::Calls, |probe| probe.watches);
-        // Of a jump without a known end nothing follows; an `Unwound` event comes of the others.
-        if matches!(watches, Watches::Loading | Watches::Jumping) {
-            return;
+        match watches {
+            Watches::Calls | Watches::Unwinding => {}
+            Watches::Loading => return,
+            // Of those that are understood comes an `Unwound` event.
+            Watches::Jumping => {
+                self.stats.unknown_jumps += 1;
+                return;
+            }
         }
         self.go_to(lane, call.slot, call.time);
         if watches == Watches::Unwinding {
@@ -318,6 +323,10 @@ impl Core {
     /// Calls below an address of a call's stack have been left.
     fn unwind(&mut self, lane: &mut LaneState, slot: FrameAddr, below: FrameAddr, time: MonoNs) {
         self.go_to(lane, slot, time);
+        if !lane.lands_on_this_stack(below) {
+            self.stats.unknown_jumps += 1;
+            return;
+        }
         while let Some(gone) = lane.pop_below(below, false) {
             let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
             self.close(&gone, time, exit);

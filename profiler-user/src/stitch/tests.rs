@@ -286,6 +286,31 @@ fn a_witness_ends_what_an_exception_has_left() {
 }
 
 #[test]
+fn a_jump_ends_what_it_leaves_and_nothing_on_another_stack() {
+    let jump = |lab: &mut Lab, slot: u64, below: u64| {
+        lab.push(1, EventBody::Unwound { frame: FrameAddr(slot), below: FrameAddr(below) });
+    };
+    let mut lab = Lab::new();
+    lab.enter(1, ROOT, 900, &[]).enter(1, A, 800, &[]).enter(1, B, 700, &[]);
+    jump(&mut lab, 600, 850);
+    lab.enter(1, C, 500, &[]).ret(1, 500).ret(1, 900);
+    assert_eq!(
+        lab.outline(),
+        "root 10..70 ret\n  a 20..40 unwound\n    b 30..40 unwound\n  c 50..60 ret\n"
+    );
+    // On a stack that is not the thread's own, only among calls that are known: a coroutine above it
+    // may be where the jump goes.
+    let far = 1 << 40;
+    let mut lab = Lab::new();
+    lab.enter(1, ROOT, 900, &[]).enter(1, A, far + 800, &[]).enter(1, B, far + 700, &[]);
+    jump(&mut lab, far + 600, far + 2_000);
+    assert_eq!(lab.stats().unknown_jumps, 1);
+    jump(&mut lab, far + 600, far + 750);
+    lab.ret(1, far + 800).ret(1, 900);
+    assert_eq!(lab.outline(), "root 10..70 ret\n  a 20..60 ret\n    b 30..50 unwound\n");
+}
+
+#[test]
 fn work_hangs_below_whoever_gave_it() {
     let mut lab = Lab::new();
     lab.enter(1, ROOT, 900, &[]).enter(1, A, 800, &[]).give(1, GIVE_ONE, 700, 5).ret(1, 800);

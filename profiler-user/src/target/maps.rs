@@ -46,6 +46,17 @@ fn line(line: &[u8]) -> Option<Mapping> {
     })
 }
 
+/// The mapping that an address lies in: where it begins, and where it ends.
+pub(super) fn around(text: &[u8], address: u64) -> Option<(u64, u64)> {
+    text.split(|&byte| byte == b'\n').find_map(|line| {
+        let range = line.split(|&byte| byte == b' ').next()?;
+        let (start, end) = str::from_utf8(range).ok()?.split_once('-')?;
+        let (start, end) =
+            (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
+        (start..end).contains(&address).then_some((start, end))
+    })
+}
+
 /// Without the mark of a file that has no name any more. A file whose name really ends so loses
 /// its end: the name is for messages, what is opened is the inode.
 pub(super) fn without_deleted(path: &[u8]) -> &[u8] {
@@ -86,6 +97,8 @@ mod tests {
 7ffd1b7f2000-7ffd1b7f4000 r-xp 00000000 00:00 0                          [vdso]
 ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsyscall]
 ";
+        assert_eq!(around(text, 0x7ffd_1b7f_3fff), Some((0x7ffd_1b7f_2000, 0x7ffd_1b7f_4000)));
+        assert_eq!(around(text, 0x7ffd_1b7f_4000), None);
         let found: Vec<_> = executable(text).collect();
         let paths: Vec<_> = found.iter().map(|m| m.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/usr/bin/bash", "/memfd:jit code", "/opt/two words\nand lines/lib.so"]);
@@ -98,6 +111,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         #[test]
         fn never_panics(text in proptest::collection::vec(any::<u8>(), 0..300), path in ".*") {
             let _ = executable(&text).count();
+            let _ = around(&text, 7);
             let text = format!("1000-2000 r-xp 00000000 08:01 1 {path}\n");
             let _ = executable(text.as_bytes()).count();
         }

@@ -16,5 +16,5 @@ pub use guard::FileGuard;
 pub use object::{BuildId, Inode, MappedObject, ObjectId, Target};
 pub use open::mapped_inodes;
 pub use own::{Confinement, ContainerRuntime, confinement};
-pub use process::{ProcessFacts, random_word, thread_name};
+pub use process::{ProcessFacts, mapping_around, random_word, thread_name};
 pub use watch::ExitWatch;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::time::{ClockId, clock_gettime};
 
-use super::TargetError;
+use super::{TargetError, maps};
 use crate::model::{Pid, Tid, WallNs};
 
 /// What the OpenTelemetry resource says of a process and its host. What could not be read is
@@ -109,6 +109,12 @@ pub fn sockets(pid: Pid) -> Vec<u64> {
         is_socket.then(|| entry.file_name().to_string_lossy().parse().ok())?
     };
     descriptors.flatten().filter_map(socket).collect()
+}
+
+/// The mapping of a process that an address lies in: where it begins, and where it ends.
+#[must_use]
+pub fn mapping_around(pid: Pid, address: u64) -> Option<(u64, u64)> {
+    maps::around(&fs::read(file(pid, "maps")).ok()?, address)
 }
 
 /// A file of a process.
