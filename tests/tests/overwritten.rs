@@ -6,6 +6,7 @@ use std::io::Write as _;
 
 use anyhow::{Result, ensure};
 use profiler_tests::environment::{can_probe, scratch};
+use profiler_tests::family::{self, Family};
 use profiler_tests::fixture::{Fixture, build};
 use profiler_tests::qprof::Run;
 use profiler_tests::symbol_map;
@@ -52,4 +53,31 @@ fn its_probes_are_removed_and_the_rest_goes_on() -> Result<()> {
         ensure!(of_the_file == 0, "a call in the file that was overwritten is traced");
     }
     Ok(())
+}
+
+/// Written through a mapping, which nobody is told of: whoever maps the file next shows that it is
+/// another one, by its build id.
+#[test]
+fn another_build_id_is_another_file() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let library = family::copy(&family::library()?, "library.so")?;
+    let mut family = Family::start(&family::binary()?)?;
+    family.tell(&format!("load 0 {}", library.display()))?;
+    let (mut run, file) = family::start(Run::on(family.pid())?)?;
+    family.tell("plug 0 3")?;
+    family.tell("unload 0")?;
+    family.tell(&format!("rebrand {}", library.display()))?;
+    family.tell(&format!("load 1 {}", library.display()))?;
+    run.until_said("was overwritten in place", 1)?;
+    // The code is as it was, so that it can be called; and is not probed any more.
+    family.tell("plug 1 5")?;
+    family.tell("call 7")?;
+    let done = run.stop()?;
+    done.check_ok()?;
+    ensure!(done.summary.number(&["stitch", "files_overwritten"])? == 1, "{}", done.summary.0);
+    let pid = family.pid();
+    family.end()?;
+    family::check(&done, &file, &[(pid, 10)])
 }

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 
-use super::look::{Failed, ImageKey, Images, Job, Looker, News, image_key, look};
+use super::look::{Failed, ImageKey, Images, Job, Looker, News, Probed, image_key, look};
 use super::prepare::{PrepareError, Prepared, Search};
 use crate::config::SymbolMap;
 use crate::model::{Pid, Rules, Watches};
 use crate::plan::{GrowingPlan, ProbePlan};
+use crate::symbols::build_id;
 use crate::target::{ExitWatch, Inode, Target, TargetError};
 
 /// How long after a loader's word its process is looked at: it speaks before it maps, too.
@@ -57,8 +58,9 @@ pub(crate) struct Fleet {
     processes: BTreeMap<Pid, Process>,
     waiting: BTreeMap<Pid, Instant>,
     looker: Looker,
-    /// The paths of files that are probed.
-    names: FxHashMap<Inode, String>,
+    probed: Arc<FxHashMap<Inode, Probed>>,
+    /// Files that were found overwritten and are still probed.
+    overwritten: Vec<Inode>,
     swept: Instant,
     stats: FleetStats,
 }
@@ -87,7 +89,8 @@ impl Fleet {
             processes: BTreeMap::new(),
             waiting: BTreeMap::new(),
             looker: Looker::start()?,
-            names: FxHashMap::default(),
+            probed: Arc::default(),
+            overwritten: Vec::new(),
             swept: Instant::now(),
             stats: FleetStats::default(),
         })
@@ -206,14 +209,20 @@ impl Fleet {
         self.waiting.entry(pid).or_insert_with(|| Instant::now() + SETTLE);
     }
 
+    /// Files that were found overwritten since the last call.
+    pub(super) fn overwritten(&mut self) -> Vec<Inode> {
+        std::mem::take(&mut self.overwritten)
+    }
+
     /// A file was overwritten, and its probes removed.
-    pub(super) const fn overwritten(&mut self) {
+    pub(super) const fn abandoned(&mut self) {
         self.stats.overwritten += 1;
     }
 
     /// The name of a file that is probed, for people.
     pub(super) fn name_of(&self, inode: Inode) -> String {
-        self.names.get(&inode).cloned().unwrap_or_else(|| format!("inode {}", inode.1))
+        let known = self.probed.get(&inode);
+        known.map_or_else(|| format!("inode {}", inode.1), |known| known.path.clone())
     }
 
     /// A process has ended. Whether it was one of the run.
@@ -251,15 +260,20 @@ impl Fleet {
         }
         match result? {
             Err(failed) => Some(Err(failed)),
-            Ok(seen) if !self.has(seen.pid) => None,
-            Ok(seen) => Some(Ok(self.learn(seen.news?))),
+            Ok(seen) => {
+                self.overwritten.extend(seen.overwritten);
+                let news = seen.news.filter(|_| self.has(seen.pid))?;
+                Some(Ok(self.learn(news)))
+            }
         }
     }
 
     /// The same for a process that waits, without waiting for others.
     pub(super) fn look_now(&mut self, pid: Pid) -> Result<Option<Addition>, PrepareError> {
         self.waiting.remove(&pid);
-        Ok(look(self.job(pid))?.news.map(|news| self.learn(news)))
+        let seen = look(self.job(pid))?;
+        self.overwritten.extend(seen.overwritten);
+        Ok(seen.news.map(|news| self.learn(news)))
     }
 
     fn job(&self, pid: Pid) -> Job {
@@ -268,6 +282,7 @@ impl Fleet {
             image: self.processes.get(&pid).and_then(|process| process.image),
             shared: self.shared,
             images: Arc::clone(&self.images),
+            probed: Arc::clone(&self.probed),
             map: self.map.clone(),
             search: self.search.clone(),
         }
@@ -316,8 +331,12 @@ impl Fleet {
             process.name = name;
         }
         for probe in &plan.probes {
-            if let Some(object) = target.object(probe.object) {
-                self.names.entry(object.inode).or_insert_with(|| object.path.display().to_string());
+            if let Some(object) = target.object(probe.object)
+                && !self.probed.contains_key(&object.inode)
+            {
+                let path = object.path.display().to_string();
+                let known = Probed { path, build_id: build_id(&object.open_path) };
+                Arc::make_mut(&mut self.probed).insert(object.inode, known);
             }
         }
         let plan = self.plan.add(plan, &target);

@@ -216,10 +216,10 @@ impl Live {
 
     /// Takes the probes out of files that are being overwritten.
     fn abandon_overwritten(&mut self) {
-        let overwritten = self.guard.as_mut().map(FileGuard::overwritten).unwrap_or_default();
-        for inode in overwritten {
+        let written = self.guard.as_mut().map(FileGuard::overwritten).unwrap_or_default();
+        for inode in written.into_iter().chain(self.fleet.overwritten()) {
             if self.attached.abandon(inode) {
-                self.fleet.overwritten();
+                self.fleet.abandoned();
                 tracing::error!(
                     "{} was overwritten in place: its probes are removed, and none are put there \
                      any more; run qprof again once the server has been restarted",

@@ -1,6 +1,7 @@
 //! Looking at a process that has changed (a new program, new objects) beside the loop that drains
 //! the ring, which must not wait for it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread;
@@ -14,8 +15,8 @@ use super::prepare::{
 use crate::config::SymbolMap;
 use crate::model::Pid;
 use crate::plan::ProbePlan;
-use crate::symbols::SymbolSet;
-use crate::target::{Inode, Target, mapped_inodes};
+use crate::symbols::{SymbolSet, build_id};
+use crate::target::{BuildId, Inode, Target, mapped_files};
 
 /// What is known of the processes that run one executable.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,15 @@ pub(super) type ImageKey = (Inode, Option<Pid>);
 /// What is known, by executable.
 pub(super) type Images = FxHashMap<ImageKey, Image>;
 
+/// A file that is probed.
+#[derive(Clone, Debug)]
+pub(super) struct Probed {
+    /// Its path, for people.
+    pub(super) path: String,
+    /// What it was when it was planned for.
+    pub(super) build_id: Option<BuildId>,
+}
+
 /// A process to look at.
 pub(super) struct Job {
     pub(super) pid: Pid,
@@ -42,6 +52,7 @@ pub(super) struct Job {
     /// Probes are for all processes at once.
     pub(super) shared: bool,
     pub(super) images: Arc<Images>,
+    pub(super) probed: Arc<FxHashMap<Inode, Probed>>,
     /// None until one fits.
     pub(super) map: Option<Arc<SymbolMap>>,
     pub(super) search: Search,
@@ -50,6 +61,8 @@ pub(super) struct Job {
 /// What was seen of a process.
 pub(super) struct Seen {
     pub(super) pid: Pid,
+    /// Files it maps that are not what they were when they were planned for.
+    pub(super) overwritten: Vec<Inode>,
     /// What is new; none where all was known.
     pub(super) news: Option<News>,
 }
@@ -125,14 +138,21 @@ pub(super) fn image_key(exe: Inode, pid: Pid, shared: bool) -> ImageKey {
 /// Reads a process, and plans for what of it is new.
 pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     let begun = Instant::now();
-    let Job { pid, image, shared, images, map, search } = job;
-    let nothing = Seen { pid, news: None };
-    let mapped = mapped_inodes(pid)?;
+    let Job { pid, image, shared, images, probed, map, search } = job;
+    let files = mapped_files(pid)?;
+    // Not told by the guard if it was written through a mapping, or on another machine.
+    let is_other = |(inode, path): &&(Inode, PathBuf)| {
+        let was = probed.get(inode).and_then(|known| known.build_id.as_ref());
+        was.is_some_and(|was| build_id(path).is_some_and(|is| is != *was))
+    };
+    let overwritten: Vec<Inode> = files.iter().filter(is_other).map(|(inode, _)| *inode).collect();
+    let mapped: Vec<Inode> = files.into_iter().map(|(inode, _)| inode).collect();
+    let nothing = Seen { pid, overwritten: overwritten.clone(), news: None };
     let known = |image: &Image| mapped.iter().all(|inode| image.objects.contains(inode));
     if image.and_then(|image| images.get(&image)).is_some_and(known) {
         return Ok(nothing);
     }
-    let target = Target::open(pid)?;
+    let mut target = Target::open(pid)?;
     let Some(exe) = target.objects.first().map(|object| object.inode) else { return Ok(nothing) };
     let exe = image_key(exe, pid, shared);
     let before = images.get(&exe);
@@ -142,8 +162,9 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
         let (objects, plan) = (Vec::new(), ProbePlan::default());
         let took = begun.elapsed();
         let news = News { image: exe, name, objects, satisfied, map: None, target, plan, took };
-        return Ok(Seen { pid, news: Some(news) });
+        return Ok(Seen { pid, overwritten, news: Some(news) });
     }
+    target.objects.retain(|object| !overwritten.contains(&object.inode));
     let found = match &map {
         Some(_) => None,
         None => match detect(&target, &SymbolSet::new(&target), &search) {
@@ -154,7 +175,6 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     };
     let (target, satisfied, plan) = match (map.as_deref().or(found.as_ref()), before) {
         (Some(map), Some(image)) if found.is_none() => {
-            let mut target = target;
             target.objects.retain(|object| !image.objects.contains(&object.inode));
             let planned = plan_for_additions(map, &target, &image.satisfied, &search)?;
             (target, planned.satisfied, planned.plan)
@@ -183,5 +203,5 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
         plan,
         took: begun.elapsed(),
     };
-    Ok(Seen { pid, news: Some(news) })
+    Ok(Seen { pid, overwritten, news: Some(news) })
 }

@@ -96,18 +96,23 @@ impl Target {
     }
 }
 
-/// The files mapped executable into a process, each once: cheaper than [`Target::open`], to see
-/// whether something is new.
+/// The files mapped executable into a process, each once, and a path to open each: cheaper than
+/// [`Target::open`], to see whether something is new.
 ///
 /// # Errors
 /// [`TargetError`] if the process is gone or may not be read.
-pub fn mapped_inodes(pid: Pid) -> Result<Vec<Inode>, TargetError> {
+pub fn mapped_files(pid: Pid) -> Result<Vec<(Inode, PathBuf)>, TargetError> {
     let maps = process::file(pid, "maps");
     let text = fs::read(&maps).map_err(|e| TargetError::reading(pid, &maps, e))?;
-    let mut inodes: Vec<Inode> = maps::executable(&text).map(|mapping| mapping.inode).collect();
-    inodes.sort_unstable();
-    inodes.dedup();
-    Ok(inodes)
+    let mut seen = FxHashSet::default();
+    let files = maps::executable(&text).filter(|mapping| seen.insert(mapping.inode));
+    Ok(files.map(|mapping| (mapping.inode, by_range(pid, &mapping))).collect())
+}
+
+/// The kernel's own handle on what is mapped: right for deleted files and foreign mounts. It takes
+/// `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE` to follow (`proc_map_files_get_link`).
+fn by_range(pid: Pid, mapping: &Mapping) -> PathBuf {
+    process::file(pid, &format!("map_files/{:x}-{:x}", mapping.start, mapping.end))
 }
 
 /// If the number is a thread's: the error that says so.
@@ -118,10 +123,8 @@ fn of_thread(id: Pid) -> Option<TargetError> {
 
 /// The ELF object behind a mapping, if it is one and can be opened.
 fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
-    let Mapping { start, end, inode, path } = mapping;
-    // The kernel's own handle on what is mapped: right for deleted files and foreign mounts. It
-    // takes CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE to follow (proc_map_files_get_link).
-    let by_range = process::file(pid, &format!("map_files/{start:x}-{end:x}"));
+    let by_range = by_range(pid, &mapping);
+    let Mapping { inode, path, .. } = mapping;
     match Header::read(&by_range) {
         Ok(header) => {
             return header.is_ours().then_some(MappedObject { path, open_path: by_range, inode });
