@@ -79,6 +79,7 @@ impl Outcome {
         }
         let attach = match cause.downcast_ref() {
             Some(LiveError::Attach(error)) => Some(error),
+            Some(LiveError::Target(error)) => return Some(Self::of_target(error)),
             _ => cause.downcast_ref::<AttachError>(),
         };
         if let Some(error) = attach {
@@ -121,5 +122,26 @@ impl Outcome {
             .downcast_ref::<io::Error>()
             .filter(|error| error.kind() == io::ErrorKind::BrokenPipe)
             .map(|_| Self::Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Pid;
+
+    #[test]
+    fn a_target_that_is_gone_is_4_whoever_notices() {
+        let gone = || TargetError::NoSuchProcess(Pid(7));
+        let noticed: [anyhow::Error; 5] = [
+            gone().into(),
+            PrepareError::Target(gone()).into(),
+            LiveError::Target(gone()).into(),
+            LiveError::Attach(AttachError::TargetGone { pid: Pid(7) }).into(),
+            CommandError::Live(LiveError::Target(gone())).into(),
+        ];
+        for error in noticed {
+            assert_eq!(Outcome::of_error(&error), Outcome::Target, "{error:?}");
+        }
     }
 }
