@@ -42,7 +42,8 @@ impl Pipeline {
     ) -> Option<Change> {
         match reader::decode(raw) {
             Ok(mut event) => {
-                match jumps.filter(|_| self.watches(&event) == Some(Watches::Jumping)) {
+                let watches = self.watches(&event);
+                match jumps.filter(|_| watches == Some(Watches::Jumping)) {
                     Some(jumps) => {
                         event = jumps.landing(&event);
                         let mut made = Vec::new();
@@ -53,7 +54,7 @@ impl Pipeline {
                 }
                 self.last = self.last.max(event.time);
                 self.stitcher.push(&event);
-                self.change(&event)
+                change(&event, watches)
             }
             Err(error) => {
                 record(raw);
@@ -71,18 +72,18 @@ impl Pipeline {
         let EventBody::Enter { probe, .. } = event.body else { return None };
         Some(self.stitcher.rules().probes.get(probe.index())?.watches)
     }
+}
 
-    fn change(&self, event: &Event) -> Option<Change> {
-        let pid = event.lane.pid();
-        match event.body {
-            EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
-            EventBody::Exec => Some(Change::Became(pid, event.tid)),
-            EventBody::ProcessEnd => Some(Change::Ended(pid)),
-            EventBody::Enter { .. } => {
-                let loading = self.watches(event) == Some(Watches::Loading);
-                loading.then_some(Change::Loaded(pid))
-            }
-            EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
+/// What an event tells of its process; `watches`: what the probe of the call does.
+fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
+    let pid = event.lane.pid();
+    match event.body {
+        EventBody::Fork { child } => Some(Change::Forked { parent: pid, child }),
+        EventBody::Exec => Some(Change::Became(pid, event.tid)),
+        EventBody::ProcessEnd => Some(Change::Ended(pid)),
+        EventBody::Enter { .. } => {
+            (watches == Some(Watches::Loading)).then_some(Change::Loaded(pid))
         }
+        EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
     }
 }

@@ -1,7 +1,5 @@
 //! One numbering for all the plans of a run: of several targets, and of what is loaded later.
 
-use std::sync::Arc;
-
 use profiler_common::{CaptureProgram, MAX_PROBES, ProbeId, Role};
 use rustc_hash::FxHashMap;
 
@@ -15,7 +13,6 @@ use crate::target::{Inode, Target};
 pub struct GrowingPlan {
     rules: Rules,
     known: FxHashMap<Place, Known>,
-    probes: Vec<Arc<str>>,
 }
 
 /// What makes a function the same one: the file it lies in, and where its enters are.
@@ -39,18 +36,6 @@ impl GrowingPlan {
         &self.rules
     }
 
-    /// How many probes there are.
-    #[must_use]
-    pub const fn len(&self) -> usize {
-        self.probes.len()
-    }
-
-    /// Whether there is none.
-    #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.probes.is_empty()
-    }
-
     /// Takes in the plan for `target`, and gives it back with the ids of the run. A probe that
     /// cannot have one is left out, as skipped.
     #[must_use]
@@ -68,7 +53,6 @@ impl GrowingPlan {
                 Ok((id, new)) => {
                     if let (true, Some(rule)) = (new, rules.probes.get(probe.id.index())) {
                         self.rules.probes.push(rule.clone());
-                        self.probes.push(Arc::clone(&probe.function));
                     }
                     ids.insert(probe.id.0, id.0);
                     probe.id = id;
