@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::model::{
     Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid, ProbeId,
-    ReturnAddr, Span, SpanId, Tid, Trace, TraceEnd, Watches, Words,
+    ReturnAddr, Span, SpanId, Tid, Trace, TraceEnd, Words,
 };
 
 use super::generator::{
@@ -14,6 +14,7 @@ use super::generator::{
 use super::{IdSource, Limits, StitchStats, Stitcher};
 
 mod until;
+mod unwinding;
 
 const A: u16 = PLAIN[0];
 const B: u16 = PLAIN[1];
@@ -268,46 +269,6 @@ fn the_end_of_a_thread_or_process_ends_its_calls() {
     assert_eq!(lab.outline(), "root 10..30 unwound\n  a 20..30 unwound\n");
     lab.enter(2, ROOT, 900, &[]).enter(3, ROOT, 900, &[]).push(4, EventBody::ProcessEnd);
     assert_eq!(lab.outline(), "root 40..60 unwound\nroot 50..60 unwound\n");
-}
-
-#[test]
-fn a_witness_ends_what_an_exception_has_left() {
-    let witness = |rules: &mut crate::model::Rules| {
-        rules.probes[usize::from(TOUCH)].watches = Watches::Unwinding;
-    };
-    let mut lab = Lab::with(Limits::default(), witness);
-    lab.enter(1, ROOT, 900, &[]).enter(1, A, 800, &[]).enter(1, B, 700, &[]);
-    // Caught by the root: the exception lands in the slot of `a`; then a call deeper than `a` was.
-    lab.enter(1, TOUCH, 800, &[]).enter(1, C, 600, &[]).ret(1, 600).ret(1, 900);
-    assert_eq!(
-        lab.outline(),
-        "root 10..70 ret\n  a 20..40 unwound\n    b 30..40 unwound\n  c 50..60 ret\n"
-    );
-}
-
-#[test]
-fn a_jump_ends_what_it_leaves_and_nothing_on_another_stack() {
-    let jump = |lab: &mut Lab, slot: u64, below: u64| {
-        lab.push(1, EventBody::Unwound { frame: FrameAddr(slot), below: FrameAddr(below) });
-    };
-    let mut lab = Lab::new();
-    lab.enter(1, ROOT, 900, &[]).enter(1, A, 800, &[]).enter(1, B, 700, &[]);
-    jump(&mut lab, 600, 850);
-    lab.enter(1, C, 500, &[]).ret(1, 500).ret(1, 900);
-    assert_eq!(
-        lab.outline(),
-        "root 10..70 ret\n  a 20..40 unwound\n    b 30..40 unwound\n  c 50..60 ret\n"
-    );
-    // On a stack that is not the thread's own, only among calls that are known: a coroutine above it
-    // may be where the jump goes.
-    let far = 1 << 40;
-    let mut lab = Lab::new();
-    lab.enter(1, ROOT, 900, &[]).enter(1, A, far + 800, &[]).enter(1, B, far + 700, &[]);
-    jump(&mut lab, far + 600, far + 2_000);
-    assert_eq!(lab.stats().unknown_jumps, 1);
-    jump(&mut lab, far + 600, far + 750);
-    lab.ret(1, far + 800).ret(1, 900);
-    assert_eq!(lab.outline(), "root 10..70 ret\n  a 20..60 ret\n    b 30..50 unwound\n");
 }
 
 #[test]
