@@ -84,6 +84,6 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         EventBody::Enter { .. } => {
             (watches == Some(Watches::Loading)).then_some(Change::Loaded(pid))
         }
-        EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
+        EventBody::Exit { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
     }
 }

@@ -95,8 +95,9 @@ fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Ve
 fn verify(traces: &[Trace]) -> anyhow::Result<()> {
     let exact = |trace: &&Trace| {
         let [outer, inner] = trace.spans.as_slice() else { return false };
-        outer.exit == ExitKind::Ret
-            && inner.exit == ExitKind::Ret
+        let is_exact = |exit| matches!(exit, ExitKind::Landing | ExitKind::Ret);
+        is_exact(outer.exit)
+            && is_exact(inner.exit)
             && inner.parent == Some(outer.id)
             && inner.evidence == Evidence::Stack
             && outer.start <= inner.start

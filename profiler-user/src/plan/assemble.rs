@@ -115,10 +115,12 @@ impl<'a> Planner<'a> {
         let needs = draft.at_enter.needs();
         let mut notes = draft.notes.clone();
         let mut sites = Vec::new();
-        for (unit, function, analysis) in self.catalogue.copies(index) {
+        let wants_value = if draft.at_ret.flag() == 0 { 0 } else { Cookie::WANTS_VALUE };
+        for (_, function, analysis) in self.catalogue.copies(index) {
             let Some(spec) = analysis.enters.best(needs) else { continue };
-            let track = if exits.tracked.contains(&unit) { Cookie::TRACK_OPEN } else { 0 };
-            let flags = draft.at_enter.flag() | track;
+            let frame_pointer =
+                if spec.keeps_frame_pointer { Cookie::KEEPS_FRAME_POINTER } else { 0 };
+            let flags = draft.at_enter.flag() | wants_value | frame_pointer;
             sites.push(site(object, Role::Enter, spec, flags, text.text(&spec.insn)));
             notes.extend(analysis.notes.iter().map(|note| match draft.units.len() {
                 0 | 1 => note.clone(),
@@ -126,9 +128,8 @@ impl<'a> Planner<'a> {
             }));
         }
         let copies = sites.len();
-        for exit in &exits.sites {
-            let if_open = if exit.if_open { Cookie::IF_OPEN } else { 0 };
-            let (spec, flags) = (&exit.spec, draft.at_ret.flag() | if_open);
+        for spec in &exits.sites {
+            let flags = draft.at_ret.flag();
             sites.push(site(object, Role::Ret, spec, flags, text.text(&spec.insn)));
         }
         notes.extend_from_slice(&exits.notes);
