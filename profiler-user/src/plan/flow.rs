@@ -204,12 +204,15 @@ pub(super) fn is_call(insn: &Instruction) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Depth {
     pub(super) sp: Option<i32>,
-    bp: Option<i32>,
+    pub(super) bp: Option<i32>,
 }
 
 impl Depth {
     /// At the first instruction rsp points at the return slot (psABI 3.2.2).
     pub(super) const AT_ENTRY: Self = Self { sp: Some(0), bp: None };
+
+    /// Where nothing is known.
+    pub(super) const UNKNOWN: Self = Self { sp: None, bp: None };
 
     /// The depth behind `insn`, given the one before it.
     pub(super) fn after(self, insn: &Instruction, info: &mut InstructionInfoFactory) -> Self {

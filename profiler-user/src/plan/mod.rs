@@ -11,7 +11,8 @@
 //!    whole plan.
 //! 5. `catalogue`, `captures`, `build`, `assemble`: from a symbol map and what was found to a
 //!    [`ProbePlan`].
-//! 6. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 6. `landing`, `line`: where a call is seen to have come back, in its caller.
+//! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
 mod analyse;
@@ -26,6 +27,8 @@ mod exits;
 mod flow;
 mod form;
 mod grow;
+mod landing;
+mod line;
 mod listing;
 mod probe_plan;
 mod reasons;
@@ -43,6 +46,9 @@ pub use build::{build, selectors};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
 pub use grow::GrowingPlan;
+pub use landing::{
+    LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
+};
 pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{add_silent, silent};
 
