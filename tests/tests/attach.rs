@@ -149,6 +149,7 @@ fn probe(name: &str, at_enter: &[Capture], at_ret: &[Capture]) -> PlannedProbe {
         ],
         at_enter: program(at_enter),
         at_ret: program(at_ret),
+        exits_with: ProbeId(0),
         notes: Vec::new(),
     }
 }

@@ -200,7 +200,7 @@ impl Attached {
         if self.abandoned.contains(&object.inode) {
             return Ok(Vec::new());
         }
-        let pid = self.by_process.then_some(pid);
+        let pid = self.link_pid(pid);
         landings::attach(&mut self.bpf, &mut self.links, object, pid, new)
     }
 
@@ -230,6 +230,20 @@ impl Attached {
         match self.targets {
             Targets::One(target) => (target == pid).then_some(u64::from(pid.0)),
             Targets::Several | Targets::Tree => load::space_of(&mut self.bpf, pid),
+        }
+    }
+
+    /// The process that links for `pid` filter by; none if they are for all.
+    #[must_use]
+    pub fn link_pid(&self, pid: Pid) -> Option<Pid> {
+        self.by_process.then_some(pid)
+    }
+
+    /// The address spaces of the targets.
+    pub fn spaces(&mut self) -> FxHashSet<u64> {
+        match self.targets {
+            Targets::One(pid) => FxHashSet::from_iter([u64::from(pid.0)]),
+            Targets::Several | Targets::Tree => load::spaces(&mut self.bpf),
         }
     }
 

@@ -8,6 +8,8 @@ use aya::programs::{RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use profiler_common::{CaptureProgram, KernelOffsets, Role, TargetState, global, target_state};
 
+use rustc_hash::FxHashSet;
+
 use super::{AttachError, Targets, btf};
 use crate::model::{FileOffset, Pid};
 use crate::plan::ProbePlan;
@@ -150,6 +152,12 @@ fn set_target(bpf: &mut Ebpf, pid: Pid, state: u8) -> Result<(), AttachError> {
 pub(super) fn space_of(bpf: &mut Ebpf, pid: Pid) -> Option<u64> {
     let targets = targets(bpf, "look up a target").ok()?;
     targets.get(&pid.0, 0).ok().map(|state| state.space)
+}
+
+/// The address spaces of all targets, where there may be several.
+pub(super) fn spaces(bpf: &mut Ebpf) -> FxHashSet<u64> {
+    let Ok(targets) = targets(bpf, "list the targets") else { return FxHashSet::default() };
+    targets.iter().filter_map(|target| Some(target.ok()?.1.space)).collect()
 }
 
 /// Makes a process no target any more; it may have ended and be none already.

@@ -187,6 +187,7 @@ mod tests {
             sites,
             at_enter: CaptureProgram::default(),
             at_ret: CaptureProgram::default(),
+            exits_with: ProbeId(id as u16),
             notes: Vec::new(),
         });
         ProbePlan { probes: probes.collect(), rules: Rules::default(), skipped: Vec::new() }

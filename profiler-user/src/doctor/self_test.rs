@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::agent::{Aim, Live, LiveOptions, Prepared, Search, prepare_with};
+use crate::agent::{Aim, Exits, Live, LiveOptions, Prepared, Search, prepare_with};
 use crate::attach::AttachOptions;
 use crate::config::{self, MapOrigin};
 use crate::model::{Evidence, ExitKind, Pid, Trace};
@@ -78,6 +78,7 @@ fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Ve
     let options = LiveOptions {
         attach: AttachOptions { ring_bytes: 1 << 20, kernel_log: false },
         grace: Duration::from_secs(1),
+        exits: Exits::default(),
     };
     let mut live = Live::start(prepared, &options)?;
     let attached = Instant::now();

@@ -47,7 +47,16 @@ impl<'a> Planner<'a> {
         let probes = wanted.iter().filter_map(|draft| {
             self.probe(*draft, *ids.get(draft)?, exits.of.get(draft).unwrap_or(&unseen), &mut text)
         });
-        let probes: Vec<PlannedProbe> = probes.collect();
+        let mut probes: Vec<PlannedProbe> = probes.collect();
+        for group in &exits.groups {
+            let members = || group.iter().filter_map(|draft| ids.get(draft).copied());
+            let Some(first) = members().min() else { continue };
+            for member in members() {
+                if let Some(probe) = probes.iter_mut().find(|probe| probe.id == member) {
+                    probe.exits_with = first;
+                }
+            }
+        }
         let rules = self.rules(target, &wanted, &ids, handoffs);
         Ok(ProbePlan { probes, rules, skipped: self.skipped })
     }
@@ -146,6 +155,7 @@ impl<'a> Planner<'a> {
             sites,
             at_enter,
             at_ret,
+            exits_with: id,
             notes,
         })
     }

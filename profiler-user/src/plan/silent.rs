@@ -91,6 +91,7 @@ pub fn add_silent<'a>(
             sites: vec![site(function.object, Role::Enter, &spec, flags, instruction)],
             at_enter,
             at_ret: CaptureProgram::default(),
+            exits_with: ProbeId(id),
             notes: vec![note.to_owned()],
         });
         let object = target.object(function.object);

@@ -3,7 +3,7 @@
 use super::loaded::Loaded;
 use super::name::{self, Name};
 use super::{Function, SymbolSet};
-use crate::model::VirtAddr;
+use crate::model::{FileOffset, VirtAddr};
 use crate::target::ObjectId;
 
 /// How many symbols before an address are asked whether they reach it: hand-written code has labels
@@ -20,6 +20,12 @@ impl SymbolSet {
     #[must_use]
     pub fn containing(&self, object: ObjectId, address: VirtAddr) -> Option<Function> {
         self.load(object).ok()?.containing(object, address.0)
+    }
+
+    /// The address, as the ELF file names it, of a byte of an object's file.
+    #[must_use]
+    pub fn address_of(&self, object: ObjectId, offset: FileOffset) -> Option<VirtAddr> {
+        self.load(object).ok()?.address_of(offset.0).map(VirtAddr)
     }
 }
 

@@ -242,6 +242,14 @@ impl Elf {
         })
     }
 
+    /// The address of a byte of the file, where it is loaded as code.
+    pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().filter(|segment| segment.executable).find_map(|segment| {
+            let into = offset.checked_sub(segment.offset).filter(|into| *into < segment.size)?;
+            segment.address.checked_add(into)
+        })
+    }
+
     /// The code of a function. The range comes from symbols and is not trusted: it ends at the
     /// latest where its section does.
     pub(super) fn code(&self, range: Range) -> Result<CodePart, SymbolError> {

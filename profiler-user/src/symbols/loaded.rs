@@ -244,6 +244,11 @@ impl Loaded {
             .map(|&(start, _)| start)
     }
 
+    /// The address of a byte of the file, where it is loaded as code.
+    pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
+        self.elf.address_of(offset)
+    }
+
     /// The function around an address by `.eh_frame`.
     pub(super) fn framed(&self, object: ObjectId, address: u64) -> Option<Function> {
         self.elf.code_range(address)?;
