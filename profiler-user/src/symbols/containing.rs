@@ -2,7 +2,7 @@
 
 use super::loaded::Loaded;
 use super::name::{self, Name};
-use super::{Function, SymbolSet};
+use super::{Function, SymbolError, SymbolSet};
 use crate::model::VirtAddr;
 use crate::target::ObjectId;
 
@@ -20,6 +20,20 @@ impl SymbolSet {
     #[must_use]
     pub fn containing(&self, object: ObjectId, address: VirtAddr) -> Option<Function> {
         self.load(object).ok()?.containing(object, address.0)
+    }
+
+    /// Shows all code of an object to `look`, piece by piece, with the address of each; consecutive
+    /// pieces have `overlap` bytes in common.
+    ///
+    /// # Errors
+    /// If the object cannot be read.
+    pub fn each_piece_of_code(
+        &self,
+        object: ObjectId,
+        overlap: usize,
+        look: &mut dyn FnMut(VirtAddr, &[u8]),
+    ) -> Result<(), SymbolError> {
+        self.load(object)?.elf().each_piece_of_code(overlap as u64, look)
     }
 }
 

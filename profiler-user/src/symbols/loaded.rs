@@ -244,6 +244,11 @@ impl Loaded {
             .map(|&(start, _)| start)
     }
 
+    /// Its file.
+    pub(super) const fn elf(&self) -> &Elf {
+        &self.elf
+    }
+
     /// The function around an address by `.eh_frame`.
     pub(super) fn framed(&self, object: ObjectId, address: u64) -> Option<Function> {
         self.elf.code_range(address)?;
