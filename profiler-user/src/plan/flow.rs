@@ -218,6 +218,10 @@ impl Depth {
     pub(super) fn after(self, insn: &Instruction, info: &mut InstructionInfoFactory) -> Self {
         let Self { sp, bp } = self;
         if is_call(insn) {
+            // To the next instruction: nobody returns, the address is read from the stack.
+            if direct_target(insn) == Some(insn.next_ip()) {
+                return Self { sp: deeper(sp, 8), bp };
+            }
             // The callee takes its return address off again and preserves rbp.
             return self;
         }

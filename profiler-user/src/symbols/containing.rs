@@ -2,7 +2,7 @@
 
 use super::loaded::Loaded;
 use super::name::{self, Name};
-use super::{Function, SymbolSet};
+use super::{Function, SymbolError, SymbolSet};
 use crate::model::{FileOffset, VirtAddr};
 use crate::target::ObjectId;
 
@@ -25,7 +25,21 @@ impl SymbolSet {
     /// The address, as the ELF file names it, of a byte of an object's file.
     #[must_use]
     pub fn address_of(&self, object: ObjectId, offset: FileOffset) -> Option<VirtAddr> {
-        self.load(object).ok()?.address_of(offset.0).map(VirtAddr)
+        self.load(object).ok()?.elf().address_of(offset.0).map(VirtAddr)
+    }
+
+    /// Shows all code of an object to `look`, piece by piece, with the address of each; consecutive
+    /// pieces have `overlap` bytes in common.
+    ///
+    /// # Errors
+    /// If the object cannot be read.
+    pub fn each_piece_of_code(
+        &self,
+        object: ObjectId,
+        overlap: usize,
+        look: &mut dyn FnMut(VirtAddr, &[u8]),
+    ) -> Result<(), SymbolError> {
+        self.load(object)?.elf().each_piece_of_code(overlap as u64, look)
     }
 }
 

@@ -244,9 +244,9 @@ impl Loaded {
             .map(|&(start, _)| start)
     }
 
-    /// The address of a byte of the file, where it is loaded as code.
-    pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
-        self.elf.address_of(offset)
+    /// Its file.
+    pub(super) const fn elf(&self) -> &Elf {
+        &self.elf
     }
 
     /// The function around an address by `.eh_frame`.

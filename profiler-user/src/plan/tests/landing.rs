@@ -102,6 +102,13 @@ fn a_caller_that_returns_straight_away_is_asked_instead() {
 }
 
 #[test]
+fn a_call_to_the_next_instruction_leaves_its_address_on_the_stack() {
+    // call next; pop rbx; sub rsp, 8.
+    let plan = around("e8000000005b4883ec08", "4883c408c3", ReturnNeeds::Nothing);
+    assert_eq!(plan.first, Return::Caller(Up::Bytes(16)));
+}
+
+#[test]
 fn the_point_of_a_chain_may_be_the_return_itself() {
     let plan = behind("c3");
     let point = plan.point.unwrap();
