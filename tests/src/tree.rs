@@ -68,6 +68,14 @@ impl Span {
     pub fn exit(&self) -> Result<&str> {
         self.tag("qprof.exit")
     }
+
+    /// The same, with one word, `returned`, wherever its return was seen.
+    ///
+    /// # Errors
+    /// When the span does not say.
+    pub fn ended(&self) -> Result<&str> {
+        self.exit().map(|exit| if ["landing", "ret"].contains(&exit) { "returned" } else { exit })
+    }
 }
 
 /// All spans of one trace id, by start.
