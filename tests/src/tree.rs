@@ -68,6 +68,14 @@ impl Span {
     pub fn exit(&self) -> Result<&str> {
         self.tag("qprof.exit")
     }
+
+    /// Whether its return was seen, however: at the `ret` or where the call came back to.
+    ///
+    /// # Errors
+    /// As [`Span::exit`].
+    pub fn returned(&self) -> Result<bool> {
+        Ok(["ret", "landing"].contains(&self.exit()?))
+    }
 }
 
 /// All spans of one trace id, by start.
