@@ -17,6 +17,7 @@ pub mod milvus_lite;
 pub mod postgres;
 pub mod process;
 pub mod qprof;
+pub mod restored;
 pub mod symbol_map;
 pub mod tantivy;
 pub mod timeout;

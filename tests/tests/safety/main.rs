@@ -2,4 +2,6 @@
 //! does what it would have done alone. The table of hazards in `docs/safety.md` names the test of
 //! each, here and elsewhere.
 
+mod cycles;
+mod hostile;
 mod sites;

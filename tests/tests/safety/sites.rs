@@ -15,7 +15,7 @@ use profiler_tests::timeout::PATIENCE;
 use profiler_tests::tree::from_otlp;
 
 /// The fixture, and the functions of it that are to be probed.
-fn sites() -> Result<(PathBuf, Vec<String>)> {
+pub(crate) fn sites() -> Result<(PathBuf, Vec<String>)> {
     let binary = build("sites.c", &["-O1"])?;
     let mut command = Command::new(&binary);
     command.arg("names");
@@ -25,7 +25,7 @@ fn sites() -> Result<(PathBuf, Vec<String>)> {
 }
 
 /// Each is a root; those that may not carry a probe at all are among them.
-fn map(names: &[String]) -> Result<PathBuf> {
+pub(crate) fn map(names: &[String]) -> Result<PathBuf> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let map = symbol_map::of(&names, &[], "");
     symbol_map::file(&map.replace("required = true", "required = false"))
