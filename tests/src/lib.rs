@@ -10,6 +10,7 @@ pub mod engine;
 pub mod environment;
 pub mod family;
 pub mod fixture;
+pub mod functions;
 pub mod http;
 pub mod jaeger;
 pub mod memory;

@@ -3,5 +3,6 @@
 //! each, here and elsewhere.
 
 mod cycles;
+mod engines;
 mod hostile;
 mod sites;
