@@ -24,3 +24,4 @@ pub mod tantivy;
 pub mod timeout;
 pub mod tree;
 pub mod truth;
+pub mod twice;

@@ -6,3 +6,4 @@ mod cycles;
 mod engines;
 mod hostile;
 mod sites;
+mod unwinding;
