@@ -74,7 +74,15 @@ impl Span {
     /// # Errors
     /// When the span does not say.
     pub fn ended(&self) -> Result<&str> {
-        self.exit().map(|exit| if ["landing", "ret"].contains(&exit) { "returned" } else { exit })
+        Ok(if self.returned()? { "returned" } else { self.exit()? })
+    }
+
+    /// Whether its return was seen, however: at the `ret` or where the call came back to.
+    ///
+    /// # Errors
+    /// As [`Span::exit`].
+    pub fn returned(&self) -> Result<bool> {
+        Ok(["ret", "landing"].contains(&self.exit()?))
     }
 }
 

@@ -5,51 +5,22 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use profiler_tests::environment::{alone, can_probe, scratch, soak};
-use profiler_tests::fixture::{Fixture, build};
+use profiler_tests::fixture::build;
 use profiler_tests::milvus_lite::MilvusLite;
-use profiler_tests::process::Finished;
-use profiler_tests::qprof::{Done, Run};
+use profiler_tests::qprof::Run;
 use profiler_tests::symbol_map;
-use profiler_tests::tree::{Trace, from_otlp};
+use profiler_tests::tree::from_otlp;
 use profiler_tests::truth::{Leave, Truth};
+use profiler_tests::twice::{Twice, twice};
 
 const ROUNDS: &str = "200";
 
-/// Runs a fixture twice: alone and watched.
-struct Twice {
-    alone: Finished,
-    watched: Finished,
-    done: Done,
-    traces: Vec<Trace>,
+/// What the exits of a fixture that leaves every other round must be.
+trait CheckExits {
+    fn check_exits(&self, left: &[&str], as_: &[&str]) -> Result<()>;
 }
 
-fn twice(binary: &std::path::Path, arguments: &[&str], map: &str) -> Result<Twice> {
-    let mut fixture = Fixture::start(binary, arguments)?;
-    fixture.work()?;
-    let alone = fixture.finish()?;
-    let mut fixture = Fixture::start(binary, arguments)?;
-    let run = Run::on(fixture.pid())?.map(symbol_map::file(map)?).output("json").start()?;
-    fixture.work()?;
-    let done = run.stop()?;
-    let watched = fixture.finish()?;
-    let traces = from_otlp(&done.finished.stdout)?;
-    Ok(Twice { alone, watched, done, traces })
-}
-
-impl Twice {
-    /// The program did and said the same, and nothing of it was lost.
-    fn check(&self) -> Result<()> {
-        ensure!(self.alone.code == Some(0), "the fixture is at fault: {:?}", self.alone);
-        ensure!(self.watched.code == Some(0), "it died of being watched: {:?}", self.watched);
-        ensure!(self.watched.stderr == self.alone.stderr, "it said something else when watched");
-        self.done.check_ok()?;
-        self.done.summary.check_nothing_lost()?;
-        for trace in &self.traces {
-            trace.check()?;
-        }
-        Ok(())
-    }
-
+impl CheckExits for Twice {
     /// In every other trace the calls of these names were left without returning, and end as `as_`;
     /// all others returned.
     fn check_exits(&self, left: &[&str], as_: &[&str]) -> Result<()> {
