@@ -3,7 +3,8 @@
 //! ```text
 //! bits  0..16  probe            ProbeId; of a landing: LandingId
 //! bits 16..20  role             Role
-//! bits 20..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT
+//! bits 20..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT,
+//!                               JUMP
 //! bits 32..64  slot offset      i32: address of the return slot minus the stack pointer at the site
 //! ```
 
@@ -49,6 +50,8 @@ impl Cookie {
     pub const KEEPS_FRAME_POINTER: u16 = 1 << 2;
     /// Enter: nobody asks how the call ends.
     pub const NO_EXIT: u16 = 1 << 3;
+    /// Exit: a jump to another function, which returns in this one's stead.
+    pub const JUMP: u16 = 1 << 4;
 
     /// Packs a site. Flags above bit 11 are cut off.
     #[must_use]

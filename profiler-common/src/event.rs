@@ -23,6 +23,8 @@ pub enum EventKind {
     Unwound = 7,
     /// A call has come back: the frames whose return slot is `frame`, or that await it, end now.
     Landing = 8,
+    /// A call leaves its function by a jump to another; it has not returned yet.
+    Jump = 9,
 }
 
 impl EventKind {
@@ -38,6 +40,7 @@ impl EventKind {
             6 => Some(Self::Exec),
             7 => Some(Self::Unwound),
             8 => Some(Self::Landing),
+            9 => Some(Self::Jump),
             _ => None,
         }
     }

@@ -29,6 +29,12 @@ pub(crate) fn remember(thread: u64, slot: u64, awaited: Awaited, shared: bool) -
     remembered
 }
 
+/// Whether a frame is open; it stays so.
+#[inline(always)]
+pub(crate) fn is_open(thread: u64, slot: u64) -> bool {
+    OPEN.get_ptr(&OpenFrame { thread, slot }).is_some()
+}
+
 /// The frame whose `ret` executes, if it is open; it no longer is.
 #[inline(always)]
 pub(crate) fn returns(thread: u64, slot: u64) -> Option<Awaited> {

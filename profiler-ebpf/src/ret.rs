@@ -1,4 +1,4 @@
-//! A `ret` is about to execute.
+//! A `ret` is about to execute, or a jump that leaves the function.
 
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
@@ -12,11 +12,18 @@ pub(crate) fn run(ctx: &ProbeContext) {
     let Some(hit) = Hit::begin(ctx) else { return };
     count::hit(hit.cookie.probe());
     let slot = hit.slot();
-    if open::returns(hit.thread, slot).is_none() {
+    let jumps = hit.cookie.has(Cookie::JUMP);
+    let is_open = if jumps {
+        open::is_open(hit.thread, slot)
+    } else {
+        open::returns(hit.thread, slot).is_some()
+    };
+    if !is_open {
         count::count(Counter::UnmatchedExit);
         return;
     }
-    let mut record = EventRecord { header: hit.header(EventKind::Ret), words: [0; MAX_WORDS] };
+    let kind = if jumps { EventKind::Jump } else { EventKind::Ret };
+    let mut record = EventRecord { header: hit.header(kind), words: [0; MAX_WORDS] };
     record.header.frame = slot;
     if hit.cookie.has(Cookie::HAS_CAPTURE) {
         capture::run(&hit, hit.cookie.probe(), Role::Ret, &mut record);

@@ -158,7 +158,7 @@ fn plan(mut probes: Vec<PlannedProbe>) -> ProbePlan {
     for (id, probe) in probes.iter_mut().enumerate() {
         probe.id = ProbeId(id as u16);
     }
-    ProbePlan { probes, rules: Rules::default(), skipped: Vec::new() }
+    ProbePlan { probes, ..ProbePlan::default() }
 }
 
 /// Attached, with its ring; nothing if this machine cannot.

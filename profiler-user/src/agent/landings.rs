@@ -11,8 +11,8 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::learn::{Answer, Learned, Learner, News, Question, Recheck, Unknown};
 use crate::attach::{AttachError, Attached, NewLanding};
 use crate::model::{Ahead, Event, EventBody, FileOffset, Pid, ReturnAddr, Wanted};
-use crate::plan::{self, CostClass, LandingSite, ProbePlan, ReturnNeeds, Up};
-use crate::target::{Inode, MappedCode, MappedObject};
+use crate::plan::{self, CostClass, ForeseenReturn, LandingSite, ProbePlan, ReturnNeeds, Up};
+use crate::target::{CodeMap, Inode, MappedCode, MappedObject, Target};
 
 /// How many answers one turn takes: to attach them takes the kernel its time.
 const BATCH: usize = 256;
@@ -24,7 +24,7 @@ const REVIEW: Duration = Duration::from_millis(500);
 /// For so long all calls of a function must have had landings before its exit sites go.
 const SETTLED: Duration = Duration::from_secs(1);
 /// For so long the exit sites that several functions share wait for those that are never called.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Questions that are remembered to have been asked.
 const ASKED: usize = 131_072;
 /// A landing that was hit less often since it was last looked at is not worth a thought.
@@ -76,8 +76,10 @@ impl Calls {
 /// What is to be told of landings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LandingStats {
-    /// Return addresses learned.
+    /// Return addresses known.
     pub(super) learned: u64,
+    /// Of these, those told from the code, before any call.
+    pub(super) foreseen: u64,
     /// Of these, those whose function returns at once.
     pub(super) callers: u64,
     /// Landings attached.
@@ -111,6 +113,11 @@ pub(super) struct Landings {
     /// By probe: the one that stands for all that end at each other's exit sites.
     groups: Vec<ProbeId>,
     retired: FxHashSet<ProbeId>,
+    /// What the code told of files, by their inode.
+    foreseen: Vec<(Inode, ForeseenReturn)>,
+    /// The address spaces it was told the kernel side of.
+    spaces: FxHashSet<u64>,
+    new_spaces: Vec<(Pid, u64)>,
     needs: ReturnNeeds,
     settling: BTreeMap<Pid, Instant>,
     begun: Instant,
@@ -133,6 +140,9 @@ impl Landings {
             calls: Vec::new(),
             groups: Vec::new(),
             retired: FxHashSet::default(),
+            foreseen: Vec::new(),
+            spaces: FxHashSet::default(),
+            new_spaces: Vec::new(),
             needs: ReturnNeeds::Value,
             settling: BTreeMap::new(),
             begun: Instant::now(),
@@ -150,8 +160,16 @@ impl Landings {
         Ok(self.stats.clone())
     }
 
-    /// Takes in what is attached now.
-    pub(super) fn grow(&mut self, plan: &ProbePlan) {
+    /// Takes in what is to be attached for a target, and attaches what is foreseen of it.
+    ///
+    /// # Errors
+    /// If the kernel refuses what it has no reason to.
+    pub(super) fn grow(
+        &mut self,
+        plan: &ProbePlan,
+        target: &Target,
+        attached: &mut Attached,
+    ) -> Result<(), AttachError> {
         for probe in &plan.probes {
             let index = probe.id.index();
             if self.groups.len() <= index {
@@ -167,6 +185,64 @@ impl Landings {
                 self.needs = ReturnNeeds::Pointee;
             }
         }
+        let new = self.foreseen.len();
+        for foreseen in &plan.foreseen {
+            let inode = target.object(foreseen.object).map(|object| object.inode);
+            self.foreseen.extend(inode.map(|inode| (inode, foreseen.clone())));
+        }
+        let Some(space) = attached.space_of(target.pid) else { return Ok(()) };
+        let from = if self.spaces.insert(space) { 0 } else { new };
+        self.install(target.pid, space, from, attached)
+    }
+
+    /// Attaches what is foreseen, in an address space where it is not yet.
+    fn install(
+        &mut self,
+        pid: Pid,
+        space: u64,
+        from: usize,
+        attached: &mut Attached,
+    ) -> Result<(), AttachError> {
+        let foreseen = self.foreseen.get(from..).unwrap_or_default();
+        if foreseen.is_empty() {
+            return Ok(());
+        }
+        // A process that is gone calls nobody.
+        let Ok(map) = CodeMap::read(pid) else { return Ok(()) };
+        let mut objects: FxHashMap<Inode, Arc<MappedObject>> = FxHashMap::default();
+        let mut answers = Vec::with_capacity(foreseen.len());
+        for (inode, foreseen) in foreseen {
+            let code = MappedCode { inode: *inode, offset: foreseen.offset };
+            for address in map.addresses(code) {
+                if !objects.contains_key(inode) {
+                    let Some(object) = map.object(address) else { continue };
+                    objects.insert(*inode, Arc::new(object));
+                }
+                let Some(object) = objects.get(inode) else { continue };
+                let wanted =
+                    if foreseen.for_value.is_some() { Wanted::Value } else { Wanted::Landing };
+                let address = ReturnAddr(address);
+                // What was learned before goes first.
+                if !self.asked.insert((space, address, wanted)) {
+                    continue;
+                }
+                self.asked.insert((space, address, Wanted::Landing));
+                let question = Question { pid, space, address, wanted, needs: self.needs };
+                let found = Learned {
+                    object: Arc::clone(object),
+                    code,
+                    plan: foreseen.plan.clone(),
+                    for_value: foreseen.for_value.clone(),
+                };
+                answers.push(Answer { question, found: Ok(found) });
+            }
+        }
+        self.stats.foreseen += answers.len() as u64;
+        self.attach(&answers, attached);
+        for answer in &answers {
+            self.tell(answer, attached)?;
+        }
+        Ok(())
     }
 
     /// Looks at an event: what a call says of its end.
@@ -190,6 +266,7 @@ impl Landings {
         if self.asked.len() >= ASKED || !self.asked.insert((space, address, wanted)) {
             return;
         }
+        self.new_spaces.extend(self.spaces.insert(space).then_some((pid, space)));
         let question = Question { pid, space, address, wanted, needs: self.needs };
         if !self.learner.ask(question) {
             self.asked.remove(&(space, address, wanted));
@@ -228,6 +305,7 @@ impl Landings {
     }
 
     fn forget(&mut self, space: u64, attached: &mut Attached) {
+        self.spaces.remove(&space);
         self.asked.retain(|(of, ..)| *of != space);
         self.known.retain(|(of, address), _| {
             let goes = *of == space;
@@ -244,6 +322,9 @@ impl Landings {
     /// If the kernel refuses what it has no reason to.
     pub(super) fn turn(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
         self.recheck(attached);
+        for (pid, space) in std::mem::take(&mut self.new_spaces) {
+            self.install(pid, space, 0, attached)?;
+        }
         let mut answers = Vec::new();
         while answers.len() < BATCH
             && let Some(news) = self.learner.news()
@@ -260,7 +341,7 @@ impl Landings {
             }
         }
         if !answers.is_empty() {
-            self.attach(&answers, attached)?;
+            self.attach(&answers, attached);
             for answer in &answers {
                 self.tell(answer, attached)?;
             }
@@ -287,7 +368,7 @@ impl Landings {
     }
 
     /// Attaches the landings of answers that do not stand yet, those of one object together.
-    fn attach(&mut self, answers: &[Answer], attached: &mut Attached) -> Result<(), AttachError> {
+    fn attach(&mut self, answers: &[Answer], attached: &mut Attached) {
         let mut new: BTreeMap<(Option<Pid>, Inode), (Pid, Arc<MappedObject>, Vec<NewLanding>)> =
             BTreeMap::new();
         for Answer { question, found } in answers {
@@ -309,7 +390,15 @@ impl Landings {
             }
         }
         for ((of, _), (pid, object, sites)) in new {
-            for id in attached.land(pid, &object, &sites)? {
+            let taken = match attached.land(pid, &object, &sites) {
+                Ok(taken) => taken,
+                Err(error) => {
+                    // As a rule the process has ended; if not, its calls end at their `ret`s.
+                    tracing::debug!(%pid, %error, "no landings");
+                    continue;
+                }
+            };
+            for id in taken {
                 self.standing.insert((of, id));
                 self.stats.landings += 1;
                 let dear = self.places.get(id.index());
@@ -317,7 +406,6 @@ impl Landings {
                     u64::from(dear.is_some_and(|(_, cost)| *cost == CostClass::SingleStepped));
             }
         }
-        Ok(())
     }
 
     fn number(&mut self, inode: Inode, site: &LandingSite) -> Option<LandingId> {

@@ -202,7 +202,7 @@ impl Live {
         }
         self.pipeline.stitcher.grow(rules.clone());
         if let Some(landings) = &mut self.landings {
-            landings.grow(plan);
+            landings.grow(plan, target, &mut self.attached)?;
         }
         let sites = self.attached.attach(plan, target)?;
         let spent = begun.elapsed();

@@ -10,6 +10,7 @@ mod command;
 mod discover;
 mod fitting;
 mod fleet;
+mod foresee;
 mod jumps;
 mod landings;
 mod learn;

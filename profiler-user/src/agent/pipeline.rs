@@ -87,6 +87,9 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         EventBody::Enter { .. } => {
             (watches == Some(Watches::Loading)).then_some(Change::Loaded(pid))
         }
-        EventBody::Exit { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
+        EventBody::Exit { .. }
+        | EventBody::Jump { .. }
+        | EventBody::Unwound { .. }
+        | EventBody::LaneEnd => None,
     }
 }

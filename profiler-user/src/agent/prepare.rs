@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::fitting::fit;
+use super::foresee::foresee;
 use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, PlanError, ProbePlan};
@@ -258,6 +259,7 @@ fn assemble(
     let mut plan = plan::build(map, target, found, &lookup)?;
     add_silent(&mut plan, target, symbols, |_| true);
     add_sources(&mut plan, symbols);
+    plan.foreseen = foresee(&plan, symbols);
     Ok(plan)
 }
 

@@ -19,6 +19,7 @@ pub(super) fn stitch_rows(stats: &StitchStats, undecodable: u64) -> Vec<(String,
 pub(super) fn landing_rows(stats: &LandingStats) -> Vec<(String, u64)> {
     let rows = [
         ("learned", stats.learned),
+        ("foreseen", stats.foreseen),
         ("callers_that_return_at_once", stats.callers),
         ("landings", stats.landings),
         ("landings_single_stepped", stats.dear),

@@ -161,7 +161,7 @@ mod tests {
     use profiler_common::CaptureProgram;
 
     use super::*;
-    use crate::model::{Rules, VirtAddr};
+    use crate::model::VirtAddr;
     use crate::plan::{CostClass, Site};
 
     fn site(object: u16, offset: u64, role: Role, flags: u16) -> Site {
@@ -190,7 +190,7 @@ mod tests {
             exits_with: ProbeId(id as u16),
             notes: Vec::new(),
         });
-        ProbePlan { probes: probes.collect(), rules: Rules::default(), skipped: Vec::new() }
+        ProbePlan { probes: probes.collect(), ..ProbePlan::default() }
     }
 
     fn offsets(groups: &BTreeMap<ObjectId, Vec<AttachSite>>, object: u16) -> Vec<u64> {

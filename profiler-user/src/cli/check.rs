@@ -12,7 +12,7 @@ use crate::model::Watches;
 use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 use crate::target::Target;
 
-use profiler_common::Role;
+use profiler_common::{Cookie, Role};
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
@@ -132,6 +132,7 @@ pub(super) fn classes(plan: &ProbePlan) -> String {
 const fn role_word(site: &Site) -> &'static str {
     match site.role {
         Role::Enter => "enter",
+        Role::Ret if site.flags & Cookie::JUMP != 0 => "jump",
         Role::Ret => "ret",
         Role::Landing => "landing",
     }

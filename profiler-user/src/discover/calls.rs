@@ -161,7 +161,7 @@ impl Calls {
                     }
                 }
             }
-            EventBody::Unwound { .. } | EventBody::Fork { .. } => {}
+            EventBody::Jump { .. } | EventBody::Unwound { .. } | EventBody::Fork { .. } => {}
             EventBody::LaneEnd | EventBody::ProcessEnd | EventBody::Exec => {
                 self.stacks.remove(&event.lane);
             }

@@ -87,6 +87,13 @@ pub enum EventBody {
         /// The captured words.
         words: Words,
     },
+    /// A call leaves its function by a jump to another one, whose end is not seen.
+    Jump {
+        /// The probe of the function that is left.
+        probe: ProbeId,
+        /// Its return slot.
+        frame: FrameAddr,
+    },
     /// Calls have been left for good, as by `longjmp`.
     Unwound {
         /// The return slot of the call that tells: the stack they are on.

@@ -35,6 +35,8 @@ pub enum ExitKind {
     Ret,
     /// A witness saw its frame unwound (thread or process end): exact.
     Unwound,
+    /// Its function was left by a jump to another, whose return was not seen: a lower bound.
+    Jump,
     /// A later event proves it gone: the end is an upper bound.
     Inferred,
     /// Still running when we stopped, or gave up waiting.
@@ -49,6 +51,7 @@ impl ExitKind {
             Self::Landing => "landing",
             Self::Ret => "ret",
             Self::Unwound => "unwound",
+            Self::Jump => "jump",
             Self::Inferred => "inferred",
             Self::Open => "open",
         }

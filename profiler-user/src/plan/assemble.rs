@@ -58,7 +58,7 @@ impl<'a> Planner<'a> {
             }
         }
         let rules = self.rules(target, &wanted, &ids, handoffs);
-        Ok(ProbePlan { probes, rules, skipped: self.skipped })
+        Ok(ProbePlan { probes, rules, foreseen: Vec::new(), skipped: self.skipped })
     }
 
     /// Functions that end at each other's returns capture the same words there, so that a word's
@@ -140,6 +140,9 @@ impl<'a> Planner<'a> {
         for spec in &exits.sites {
             let flags = draft.at_ret.flag();
             sites.push(site(object, Role::Ret, spec, flags, text.text(&spec.insn)));
+        }
+        for spec in &exits.jumps {
+            sites.push(site(object, Role::Ret, spec, Cookie::JUMP, text.text(&spec.insn)));
         }
         notes.extend_from_slice(&exits.notes);
         if !exits.seen {

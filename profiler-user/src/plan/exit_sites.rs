@@ -18,6 +18,8 @@ use crate::target::ObjectId;
 pub(super) struct Exits {
     /// The sites it owns: its own returns before those of its tail calls.
     pub(super) sites: Vec<SiteSpec>,
+    /// Jumps to where its end is not seen.
+    pub(super) jumps: Vec<SiteSpec>,
     /// Some exit of it can be seen, if only at a site another draft owns.
     pub(super) seen: bool,
     /// What the user should know.
@@ -65,6 +67,11 @@ pub(super) fn resolve(
             }
             for spec in ends.sites {
                 resolver.borrow(draft, object, spec);
+            }
+            for (to, site) in &analysis.leaves.jumps {
+                if ends.unfollowed.contains(to) {
+                    resolver.exits(draft).jumps.push(site.clone());
+                }
             }
             for note in ends.notes {
                 let notes = &mut resolver.exits(draft).notes;

@@ -42,6 +42,9 @@ pub(super) struct Leaves {
     pub(super) unprobed_rets: Vec<SiteText>,
     /// Where direct jumps out of the function go: each once, by address.
     pub(super) tails: Vec<VirtAddr>,
+    /// The jumps that go there and nowhere else, with the function's frame gone: where to, and from
+    /// where.
+    pub(super) jumps: Vec<(VirtAddr, SiteSpec)>,
     /// Its indirect jumps.
     pub(super) indirect: Vec<Indirect>,
     /// Control runs off the end of a part here.
@@ -78,6 +81,11 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
                     && !listing.contains(target)
                 {
                     leaves.tails.push(VirtAddr(target));
+                    let depths = depth_of.get_or_insert_with(|| depths(listing, flow));
+                    let depth = depths.get(index).copied().flatten().and_then(|depth| depth.sp);
+                    if insn.flow_control() == FlowControl::UnconditionalBranch && depth == Some(0) {
+                        leaves.add_jump(listing, index, insn, VirtAddr(target));
+                    }
                 }
             }
             _ => {}
@@ -92,6 +100,20 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
 }
 
 impl Leaves {
+    fn add_jump(&mut self, listing: &Listing<'_>, index: usize, insn: &Instruction, to: VirtAddr) {
+        let Some((bytes, offset)) = listing.bytes_of(index) else { return };
+        let Some(cost) = form::cost(bytes, false) else { return };
+        let site = SiteSpec {
+            address: VirtAddr(insn.ip()),
+            offset,
+            slot_offset: 0,
+            cost,
+            keeps_frame_pointer: false,
+            insn: *insn,
+        };
+        self.jumps.push((to, site));
+    }
+
     fn add_return(&mut self, listing: &Listing<'_>, index: usize, insn: &Instruction) {
         let address = VirtAddr(insn.ip());
         match listing.bytes_of(index) {

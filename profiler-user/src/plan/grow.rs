@@ -40,7 +40,7 @@ impl GrowingPlan {
     /// cannot have one is left out, as skipped.
     #[must_use]
     pub fn add(&mut self, plan: ProbePlan, target: &Target) -> ProbePlan {
-        let ProbePlan { probes, mut rules, mut skipped } = plan;
+        let ProbePlan { probes, mut rules, foreseen, mut skipped } = plan;
         if self.rules.spans.is_empty() {
             // Until a map is known, the loader's probe may be the only one.
             let probes = std::mem::take(&mut self.rules.probes);
@@ -89,7 +89,7 @@ impl GrowingPlan {
                 }
             }
         }
-        ProbePlan { probes: kept, rules: self.rules.clone(), skipped }
+        ProbePlan { probes: kept, rules: self.rules.clone(), foreseen, skipped }
     }
 
     /// A probe's id, and whether it is new.

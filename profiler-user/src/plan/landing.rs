@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use std::fmt;
 
 use iced_x86::{FlowControl, Instruction};
+use profiler_common::{CaptureProgram, Source};
 
 use super::CostClass;
 use super::flow::{Depth, Flow, depths};
@@ -49,7 +50,7 @@ impl LandingSite {
 }
 
 /// What must be as the callee left it where its return is observed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ReturnNeeds {
     /// Nothing but the stack.
     #[default]
@@ -58,6 +59,19 @@ pub enum ReturnNeeds {
     Value,
     /// That, and the memory read through it.
     Pointee,
+}
+
+impl ReturnNeeds {
+    /// What the words need that are captured at an exit.
+    #[must_use]
+    pub fn of(program: &CaptureProgram) -> Self {
+        let captures = program.captures.iter().take(usize::from(program.len));
+        let of_value = captures.filter(|capture| capture.source == Source::Ret as u8);
+        of_value.fold(Self::Nothing, |needs, capture| match (needs, capture.deref) {
+            (Self::Nothing | Self::Value, 0) => Self::Value,
+            _ => Self::Pointee,
+        })
+    }
 }
 
 /// How the return of a call is observed.

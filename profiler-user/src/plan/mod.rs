@@ -52,7 +52,7 @@ pub use grow::GrowingPlan;
 pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
 };
-pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
+pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{add_silent, silent};
 
 /// Finds the function that starts at an address of an object, if one does.

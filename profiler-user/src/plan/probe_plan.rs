@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use profiler_common::{CaptureProgram, Cookie, ProbeId, Role};
 
+use super::ReturnPlan;
 use crate::model::{FileOffset, Rules, VirtAddr};
 use crate::target::ObjectId;
 
@@ -86,6 +87,19 @@ pub struct Skipped {
     pub line: usize,
 }
 
+/// A place where calls of probed functions will come back, told from the code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ForeseenReturn {
+    /// The object of the caller.
+    pub object: ObjectId,
+    /// The return address, as an offset into its file.
+    pub offset: FileOffset,
+    /// How the return is observed.
+    pub plan: ReturnPlan,
+    /// The same where the return value is needed; none if it is not.
+    pub for_value: Option<ReturnPlan>,
+}
+
 /// All that will be attached, and the rules to read what comes of it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ProbePlan {
@@ -93,6 +107,8 @@ pub struct ProbePlan {
     pub probes: Vec<PlannedProbe>,
     /// What the stitcher must know.
     pub rules: Rules,
+    /// Where their calls will come back, as far as the code tells.
+    pub foreseen: Vec<ForeseenReturn>,
     /// What is not probed, and why.
     pub skipped: Vec<Skipped>,
 }

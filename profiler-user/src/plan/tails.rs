@@ -50,6 +50,8 @@ pub(super) struct TailEnds {
     pub(super) sites: Vec<SiteSpec>,
     /// Functions that are: their own returns end the frame too.
     pub(super) into: Vec<VirtAddr>,
+    /// Where jumps go that are not followed.
+    pub(super) unfollowed: Vec<VirtAddr>,
     /// Ends that cannot be seen.
     pub(super) notes: Vec<String>,
 }
@@ -98,10 +100,12 @@ impl<'a> TailCalls<'a> {
                 }
                 let Some(target) = self.target(object, address) else {
                     unknown.push(address);
+                    ends.unfollowed.push(address);
                     continue;
                 };
                 let name = &target.function.base_name;
                 if TOO_HOT.contains(&&**name) {
+                    ends.unfollowed.push(address);
                     ends.notes.push(format!(
                         "leaves through `{name}`, which runs too often for its returns to be \
                          watched: its end is inferred there"

@@ -83,6 +83,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         }
         EventKind::Ret => EventBody::Exit { seen: Seen::Ret, probe, frame, words },
         EventKind::Landing => EventBody::Exit { seen: Seen::Landing, probe, frame, words },
+        EventKind::Jump => EventBody::Jump { probe, frame },
         EventKind::Unwound => {
             let below = FrameAddr(words.get(0).ok_or(DecodeError::Unwound)?);
             EventBody::Unwound { frame, below }
@@ -167,6 +168,12 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
             header.probe = probe.0;
             header.frame = frame.0;
             *words
+        }
+        EventBody::Jump { probe, frame } => {
+            header.kind = EventKind::Jump as u8;
+            header.probe = probe.0;
+            header.frame = frame.0;
+            Words::default()
         }
         EventBody::Unwound { frame, below } => {
             header.kind = EventKind::Unwound as u8;
@@ -298,6 +305,10 @@ mod tests {
                     words,
                 }
             ),
+            (any::<u16>(), any::<u64>()).prop_map(|(probe, frame)| EventBody::Jump {
+                probe: ProbeId(probe),
+                frame: FrameAddr(frame),
+            }),
             (any::<u64>(), any::<u64>()).prop_map(|(frame, below)| EventBody::Unwound {
                 frame: FrameAddr(frame),
                 below: FrameAddr(below),

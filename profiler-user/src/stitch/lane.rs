@@ -12,7 +12,7 @@
 //! call. Whether one coroutine called another, or was suspended in its favour, cannot be seen, so
 //! neither is claimed.
 
-use crate::model::{FrameAddr, ProbeId, ReturnAddr};
+use crate::model::{FrameAddr, MonoNs, ProbeId, ReturnAddr};
 
 use super::trace::SpanRef;
 
@@ -52,6 +52,8 @@ pub(super) struct Frame {
     /// The slot whose return ends it: its own, or that of a caller that returns at once.
     pub(super) awaited: FrameAddr,
     pub(super) probe: ProbeId,
+    /// When it jumped to another function of which nothing is known.
+    pub(super) jumped: Option<MonoNs>,
     /// Its own span, if it makes one and is in a trace.
     pub(super) span: Option<SpanRef>,
     pub(super) context: Context,
@@ -178,6 +180,31 @@ impl LaneState {
     /// The innermost frame of the active stack.
     pub(super) fn innermost(&self) -> Option<&Frame> {
         self.stacks.get(self.active)?.frames.last()
+    }
+
+    /// The innermost frame of the active stack, if it is that one, jumps to another function.
+    pub(super) fn jumps(&mut self, probe: ProbeId, slot: FrameAddr, at: MonoNs) {
+        let innermost = self.stacks.get_mut(self.active).and_then(|stack| stack.frames.last_mut());
+        if let Some(frame) = innermost.filter(|frame| (frame.probe, frame.slot) == (probe, slot)) {
+            frame.jumped = Some(at);
+        }
+    }
+
+    /// The innermost frame of the active stack if it has jumped and its address is above `slot`, taken
+    /// off.
+    pub(super) fn pop_jumped(&mut self, slot: FrameAddr) -> Option<Frame> {
+        let stack = self.stacks.get_mut(self.active)?;
+        let frame = stack.frames.pop_if(|frame| frame.jumped.is_some() && frame.slot > slot)?;
+        self.gone(&frame);
+        Some(frame)
+    }
+
+    /// What the innermost frame of the active stack jumped to is a call that is known.
+    pub(super) fn handed_on(&mut self) {
+        let innermost = self.stacks.get_mut(self.active).and_then(|stack| stack.frames.last_mut());
+        if let Some(frame) = innermost {
+            frame.jumped = None;
+        }
     }
 
     /// Whether a jump to an address above, within one mapping, stays on the active stack: a thread's own

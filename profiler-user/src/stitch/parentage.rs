@@ -112,6 +112,7 @@ impl Core {
             slot: call.slot,
             return_address: call.return_address,
             awaited: call.awaited,
+            jumped: None,
             probe: call.probe,
             span: None,
             context: parent.context,

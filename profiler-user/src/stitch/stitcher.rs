@@ -118,6 +118,7 @@ impl Stitcher {
             EventBody::Fork { .. } => return,
             EventBody::Enter { .. }
             | EventBody::Exit { .. }
+            | EventBody::Jump { .. }
             | EventBody::Unwound { .. }
             | EventBody::LaneEnd => {}
         }
@@ -153,6 +154,7 @@ impl Stitcher {
                 };
                 self.core.exit(lane, event, &Exit { kind, probe, slot: frame, words });
             }
+            EventBody::Jump { probe, frame } => self.core.jump(lane, probe, frame, event.time),
             EventBody::Unwound { frame, below } => {
                 self.core.unwind(lane, frame, below, event.time);
             }
@@ -313,7 +315,12 @@ impl Core {
             return;
         }
         while let Some(gone) = lane.pop_below(call.slot, false) {
-            self.close(&gone, call.time, ExitKind::Inferred);
+            self.give_up(&gone, call.time);
+        }
+        // Whether what it jumped to has made this call, or has returned to what makes it, cannot be
+        // told. It has done its part.
+        while let Some(gone) = lane.pop_jumped(call.slot) {
+            self.give_up(&gone, call.time);
         }
         let handed_on = lane.innermost().is_some_and(|frame| {
             frame.slot == call.slot
@@ -323,9 +330,10 @@ impl Core {
         });
         if !handed_on {
             while let Some(gone) = lane.pop_below(call.slot, true) {
-                self.close(&gone, call.time, ExitKind::Inferred);
+                self.give_up(&gone, call.time);
             }
         }
+        lane.handed_on();
         if lane.open_frames() >= self.limits.frames_per_lane {
             self.stats.frames_full += 1;
             // They may be those of stacks that are no more.
@@ -384,14 +392,34 @@ impl Core {
                 };
                 self.give(probe, Moment::Exit, words, giver, event.lane, event.time);
             }
-            let kind = if seen && !ended.after_loss { kind } else { ExitKind::Inferred };
-            self.close(&ended, event.time, kind);
+            if seen && !ended.after_loss {
+                self.close(&ended, event.time, kind);
+            } else {
+                self.give_up(&ended, event.time);
+            }
         }
         self.stats.unmatched_exits += u64::from(!matched);
         if !spoke {
             self.give(probe, Moment::Exit, words, None, event.lane, event.time);
         }
         self.end_keys(probe, Moment::Exit, words, event.lane);
+    }
+
+    /// A call jumps to another function: if nothing is seen of its return, it ends here.
+    fn jump(&mut self, lane: &mut LaneState, probe: ProbeId, slot: FrameAddr, time: MonoNs) {
+        self.go_to(lane, slot, time);
+        while let Some(gone) = lane.pop_below(slot, false) {
+            self.give_up(&gone, time);
+        }
+        lane.jumps(probe, slot, time);
+    }
+
+    /// Closes a call of which it is known only now that it has ended.
+    fn give_up(&mut self, frame: &Frame, now: MonoNs) {
+        match frame.jumped {
+            Some(at) if !frame.after_loss => self.close(frame, at, ExitKind::Jump),
+            _ => self.close(frame, now, ExitKind::Inferred),
+        }
     }
 
     fn end_lane(&mut self, lane: &mut LaneState, time: MonoNs, exit: ExitKind) {

@@ -22,6 +22,12 @@ impl SymbolSet {
         self.load(object).ok()?.containing(object, address.0)
     }
 
+    /// Where in an object's file the code at an address is.
+    #[must_use]
+    pub fn offset_of(&self, object: ObjectId, address: VirtAddr) -> Option<FileOffset> {
+        self.load(object).ok()?.elf().offset(address.0).map(FileOffset)
+    }
+
     /// The address, as the ELF file names it, of a byte of an object's file.
     #[must_use]
     pub fn address_of(&self, object: ObjectId, offset: FileOffset) -> Option<VirtAddr> {

@@ -237,7 +237,7 @@ impl Elf {
     }
 
     /// The file offset of an address in a loaded, executable segment.
-    fn offset(&self, address: u64) -> Option<u64> {
+    pub(super) fn offset(&self, address: u64) -> Option<u64> {
         self.segments.iter().filter(|segment| segment.executable).find_map(|segment| {
             let into = address.checked_sub(segment.address)?;
             (into < segment.size).then(|| segment.offset.checked_add(into))?

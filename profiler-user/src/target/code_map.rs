@@ -42,6 +42,17 @@ impl CodeMap {
         Some(MappedCode { inode: mapping.inode, offset: FileOffset(offset) })
     }
 
+    /// The addresses at which a byte of a file is mapped.
+    pub fn addresses(&self, code: MappedCode) -> impl Iterator<Item = u64> {
+        self.mappings.iter().filter(move |mapping| mapping.inode == code.inode).filter_map(
+            move |mapping| {
+                let into = code.offset.0.checked_sub(mapping.offset)?;
+                let address = mapping.start.checked_add(into)?;
+                (address < mapping.end).then_some(address)
+            },
+        )
+    }
+
     /// The file that is mapped at an address, if it can be opened and is code for this machine.
     #[must_use]
     pub fn object(&self, address: u64) -> Option<MappedObject> {
@@ -65,6 +76,7 @@ mod tests {
         let exe = fs::canonicalize("/proc/self/exe").unwrap();
         assert_eq!(map.object(here).unwrap().path, exe);
         let (place, next) = (map.at(here).unwrap(), map.at(here + 1).unwrap());
+        assert_eq!(map.addresses(place).collect::<Vec<_>>(), [here]);
         assert_eq!((place.inode, place.offset.0 + 1), (next.inode, next.offset.0));
         let on_the_stack = 0_u8;
         for no_code in [0, u64::MAX, std::ptr::from_ref(&on_the_stack).addr() as u64] {

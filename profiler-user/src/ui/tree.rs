@@ -250,6 +250,7 @@ fn add_marks(line: &mut Line, row: &Row<'_>, threads: &ThreadNames) {
     }
     match span.exit {
         ExitKind::Landing | ExitKind::Ret => {}
+        ExitKind::Jump => mark("left by a jump".to_owned(), Style::Yellow),
         ExitKind::Unwound => mark("unwound".to_owned(), Style::Yellow),
         ExitKind::Inferred => mark("end inferred".to_owned(), Style::Yellow),
         ExitKind::Open => mark("still open".to_owned(), Style::Yellow),

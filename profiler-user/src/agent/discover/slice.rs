@@ -134,7 +134,8 @@ impl<'a> Slicer<'a> {
                     EventBody::Exit { probe, .. } => {
                         costs.get(probe.index()).map_or(0, |(_, ret)| *ret)
                     }
-                    EventBody::Unwound { .. }
+                    EventBody::Jump { .. }
+                    | EventBody::Unwound { .. }
                     | EventBody::LaneEnd
                     | EventBody::ProcessEnd
                     | EventBody::Fork { .. }
