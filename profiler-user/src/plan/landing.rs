@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use std::fmt;
 
 use iced_x86::{FlowControl, Instruction};
+use profiler_common::{CaptureProgram, Source};
 
 use super::CostClass;
 use super::flow::{Depth, Flow, depths};
@@ -58,6 +59,19 @@ pub enum ReturnNeeds {
     Value,
     /// That, and the memory read through it.
     Pointee,
+}
+
+impl ReturnNeeds {
+    /// What the words need that are captured at an exit.
+    #[must_use]
+    pub fn of(program: &CaptureProgram) -> Self {
+        let captures = program.captures.iter().take(usize::from(program.len));
+        let of_value = captures.filter(|capture| capture.source == Source::Ret as u8);
+        of_value.fold(Self::Nothing, |needs, capture| match (needs, capture.deref) {
+            (Self::Nothing | Self::Value, 0) => Self::Value,
+            _ => Self::Pointee,
+        })
+    }
 }
 
 /// How the return of a call is observed.
@@ -127,6 +141,28 @@ pub enum NoLanding {
     /// What may carry a probe comes too late.
     #[error("what the call returns is lost before an instruction that may carry a probe: {0}")]
     ValueLost(StopAt),
+}
+
+impl NoLanding {
+    /// The same without addresses and instructions: to be counted.
+    #[must_use]
+    pub fn in_general(&self) -> String {
+        match self {
+            Self::Unreadable(_) => "the code of the caller cannot be read".to_owned(),
+            Self::Outside(_) => "its bounds are wrong".to_owned(),
+            Self::NotBehindCall(_) => "no call stands before it".to_owned(),
+            Self::ReadsItsAddress(_) => "a call that reads its own address".to_owned(),
+            Self::MayBeData(_) => "the call cannot be told from data".to_owned(),
+            Self::EndOfCode(_) => "the call is the last instruction of its function".to_owned(),
+            Self::NothingLegal(stop) => {
+                format!("nothing behind the call may carry a probe: what comes {}", stop.why)
+            }
+            Self::ValueLost(_) => {
+                "what it returns is overwritten before an instruction that may carry a probe"
+                    .to_owned()
+            }
+        }
+    }
 }
 
 /// An instruction at which something ends, and why.
