@@ -20,8 +20,12 @@ pub struct Witness {
     /// What was asked about; nothing: all.
     ranges: Vec<Range<u64>>,
     instructions: BTreeMap<u64, Shown>,
-    frames: BTreeMap<u64, Frame>,
+    frames: Frames,
 }
+
+/// The unwind tables of a file; by default of none.
+#[derive(Debug, Default)]
+pub struct Frames(BTreeMap<u64, Frame>);
 
 /// An instruction.
 #[derive(Debug)]
@@ -103,12 +107,59 @@ impl Tally {
     }
 }
 
+impl Frames {
+    /// Reads what `readelf --debug-dump=frames-interp` says of `.eh_frame`: a header for each
+    /// description, and a row for each change. One without rows is as at a function's start.
+    ///
+    /// # Errors
+    /// When readelf is not there or does not answer as it does.
+    pub fn of(path: &Path) -> Result<Self> {
+        let output = Command::new("readelf")
+            .args(["--debug-dump=frames-interp", "--wide"])
+            .arg(path)
+            .output()
+            .context("running readelf")?;
+        ensure!(output.status.success(), "readelf {}: {}", path.display(), output.status);
+        let mut frames = BTreeMap::new();
+        let mut now: Option<(u64, Frame)> = None;
+        for line in String::from_utf8_lossy(&output.stdout).lines() {
+            if line.contains(" FDE ") || line.contains(" CIE ") || line.starts_with("Contents of") {
+                frames.extend(now.take());
+            }
+            if let Some((_, range)) = line.split_once("pc=") {
+                let (start, end) = range.split_once("..").context("a range")?;
+                let start = hex(start)?;
+                now = Some((start, Frame { end: hex(end)?, rows: Vec::new() }));
+            } else if let Some((_, frame)) = &mut now {
+                let mut words = line.split_whitespace();
+                if let (Some(at), Some(top)) = (words.next(), words.next())
+                    && let Ok(at) = hex(at)
+                {
+                    frame.rows.push((at, top_of(top)));
+                }
+            }
+        }
+        frames.extend(now);
+        for (start, frame) in &mut frames {
+            if frame.rows.is_empty() {
+                frame.rows.push((*start, Top::FromStack(8)));
+            }
+        }
+        Ok(Self(frames))
+    }
+
+    /// Where each description begins: mostly a function's start.
+    pub fn starts(&self) -> impl Iterator<Item = u64> + '_ {
+        self.0.keys().copied()
+    }
+}
+
 impl Witness {
     /// Asks about all of a file's code, or about ranges of it.
     ///
     /// # Errors
-    /// When objdump or readelf are not there or do not answer as they do.
-    pub fn of(path: &Path, ranges: &[Range<u64>]) -> Result<Self> {
+    /// When objdump is not there or does not answer as it does.
+    pub fn of(path: &Path, ranges: &[Range<u64>], frames: Frames) -> Result<Self> {
         let mut instructions = BTreeMap::new();
         if ranges.is_empty() {
             disassemble(path, None, &mut instructions)?;
@@ -117,19 +168,14 @@ impl Witness {
             disassemble(path, Some(range), &mut instructions)?;
         }
         ensure!(!instructions.is_empty(), "objdump shows no instruction of {}", path.display());
-        Ok(Self {
-            file: File::open(path)?,
-            ranges: ranges.to_vec(),
-            instructions,
-            frames: frames(path)?,
-        })
+        Ok(Self { file: File::open(path)?, ranges: ranges.to_vec(), instructions, frames })
     }
 
     /// Where the frame's upper end is before the instruction at an address, and which description
     /// says so.
     #[must_use]
     pub fn top(&self, address: u64) -> Option<(u64, Top)> {
-        let (start, frame) = self.frames.range(..=address).next_back()?;
+        let (start, frame) = self.frames.0.range(..=address).next_back()?;
         let row = frame.rows.partition_point(|(from, _)| *from <= address).checked_sub(1)?;
         (address < frame.end).then(|| Some((*start, frame.rows.get(row)?.1)))?
     }
@@ -228,43 +274,6 @@ fn disassemble(
         }
     }
     Ok(())
-}
-
-/// Reads what `readelf --debug-dump=frames-interp` says of `.eh_frame`: a header for each
-/// description, and a row for each change. One without rows is as at a function's start.
-fn frames(path: &Path) -> Result<BTreeMap<u64, Frame>> {
-    let output = Command::new("readelf")
-        .args(["--debug-dump=frames-interp", "--wide"])
-        .arg(path)
-        .output()
-        .context("running readelf")?;
-    ensure!(output.status.success(), "readelf {}: {}", path.display(), output.status);
-    let mut frames = BTreeMap::new();
-    let mut now: Option<(u64, Frame)> = None;
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
-        if line.contains(" FDE ") || line.contains(" CIE ") || line.starts_with("Contents of") {
-            frames.extend(now.take());
-        }
-        if let Some((_, range)) = line.split_once("pc=") {
-            let (start, end) = range.split_once("..").context("a range")?;
-            let start = hex(start)?;
-            now = Some((start, Frame { end: hex(end)?, rows: Vec::new() }));
-        } else if let Some((_, frame)) = &mut now {
-            let mut words = line.split_whitespace();
-            if let (Some(at), Some(top)) = (words.next(), words.next())
-                && let Ok(at) = hex(at)
-            {
-                frame.rows.push((at, top_of(top)));
-            }
-        }
-    }
-    frames.extend(now);
-    for (start, frame) in &mut frames {
-        if frame.rows.is_empty() {
-            frame.rows.push((*start, Top::FromStack(8)));
-        }
-    }
-    Ok(frames)
 }
 
 fn top_of(rule: &str) -> Top {

@@ -1,25 +1,27 @@
 //! `qprof check` on a map of 300 functions, and the planner on a large library, against objdump and
 //! the unwind tables.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use profiler_tests::duckdb::DuckDb;
 use profiler_tests::environment::can_probe;
-use profiler_tests::planned::{compare, functions};
+use profiler_tests::planned::compare;
 use profiler_tests::qprof::{check_code, verb};
 use profiler_tests::symbol_map;
-use profiler_tests::witness::{Claim, Tally, Witness};
-use qprof::model::Pid;
-use qprof::symbols::Function;
+use profiler_tests::witness::{Claim, Frames, Tally, Witness};
+use qprof::model::{Pid, VirtAddr};
+use qprof::symbols::{Function, SymbolSet};
 use qprof::target::{ObjectId, Target};
 use serde_json::Value;
 
 const FUNCTIONS: usize = 300;
-/// Of every so many functions of the library one is planned, and all its calls.
-const EVERY: usize = 24;
+/// At how many places of the library functions are planned, and all their calls; and how many.
+const PLACES: usize = 8;
+const IN_A_ROW: usize = 250;
 /// How much code before and behind a site objdump is shown, and what it is shown, too, between two.
 const BEFORE: u64 = 2048;
 const BEHIND: u64 = 64;
@@ -37,20 +39,30 @@ fn library(database: &DuckDb) -> Result<(ObjectId, PathBuf)> {
     Ok((id, object.path.clone()))
 }
 
-/// A map of functions with unlike names, spread over the library; one of them gives what another
-/// returns, so that a value is captured.
-fn map_of(all: &[Function]) -> Result<PathBuf> {
-    let mut seen = BTreeSet::new();
-    let mut names: Vec<&str> = Vec::new();
-    for function in all.iter().filter(|function| function.code.bytes.len() > 200) {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == ':' || c == '_';
-        let name = &*function.base_name;
-        if name.starts_with("duckdb::") && name.chars().all(plain) && seen.insert(name) {
-            names.push(name);
-        }
-    }
-    let step = (names.len() / FUNCTIONS).max(1);
-    let chosen: Vec<&str> = names.iter().step_by(step).take(FUNCTIONS).copied().collect();
+/// A map of functions spread over the library; one of them gives what another returns, so that a
+/// value is captured.
+fn map_of(library: &Path) -> Result<PathBuf> {
+    let symbols = SymbolSet::of_file(library);
+    let ours = |name: &[u8]| name.starts_with(b"_ZN6duckdb");
+    let all = Cell::new(0_usize);
+    symbols.list(ObjectId(0), &|name| {
+        all.set(all.get() + usize::from(ours(name)));
+        false
+    })?;
+    // To demangle all of them would take longer than the test.
+    let step = (all.replace(0) / (4 * FUNCTIONS)).max(1);
+    let some = symbols.list(ObjectId(0), &|name| {
+        all.set(all.get() + usize::from(ours(name)));
+        ours(name) && all.get().is_multiple_of(step)
+    })?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == ':' || c == '_';
+    let names: BTreeSet<&str> = some
+        .iter()
+        .filter(|listed| listed.size > 64 && listed.base_name.chars().all(plain))
+        .map(|listed| &*listed.base_name)
+        .collect();
+    let chosen: Vec<&str> = names.into_iter().take(FUNCTIONS).collect();
+    ensure!(chosen.len() == FUNCTIONS, "only {} functions", chosen.len());
     let [first, second, ..] = chosen.as_slice() else {
         bail!("only {} functions", chosen.len());
     };
@@ -123,7 +135,7 @@ fn a_map_of_300_functions_explains_itself() -> Result<()> {
     }
     let database = DuckDb::start(&[])?;
     let (_, path) = library(&database)?;
-    let map = map_of(&functions(&path)?)?;
+    let map = map_of(&path)?;
     let arguments = ["check", "-p", &database.pid().to_string(), "-m", &map.to_string_lossy()];
 
     let answer = verb(&[&arguments[..], &["--json"]].concat())?;
@@ -131,7 +143,7 @@ fn a_map_of_300_functions_explains_itself() -> Result<()> {
     let report: Value = serde_json::from_str(&answer.stdout)?;
     let sites = sites(&report)?;
     let addresses = sites.iter().map(|site| number(site, "address")).collect::<Result<Vec<_>>>()?;
-    let witness = Witness::of(&path, &around(addresses.into_iter()))?;
+    let witness = Witness::of(&path, &around(addresses.into_iter()), Frames::default())?;
     let mut tally = Tally::default();
     for site in &sites {
         let claim = Claim {
@@ -187,16 +199,22 @@ fn a_map_of_300_functions_explains_itself() -> Result<()> {
 fn a_large_library_is_planned_as_its_tables_say() -> Result<()> {
     let database = DuckDb::start(&[])?;
     let (_, path) = library(&database)?;
-    let all = functions(&path)?;
-    let some: Vec<Function> =
-        all.chunks(EVERY * 16).flat_map(|chunk| chunk.iter().take(16)).cloned().collect();
+    let frames = Frames::of(&path)?;
+    let symbols = SymbolSet::of_file(&path);
+    let starts: Vec<u64> = frames.starts().collect();
+    let mut some: Vec<Function> = starts
+        .chunks(starts.len().div_ceil(PLACES))
+        .flat_map(|place| place.iter().take(IN_A_ROW))
+        .filter_map(|start| symbols.containing(ObjectId(0), VirtAddr(*start)))
+        .collect();
+    some.dedup();
     let parts =
         some.iter().flat_map(|function| std::iter::once(&function.code).chain(&function.cold));
     let bounds = parts.flat_map(|part| {
         let start = part.address.0;
         [start, start + part.bytes.len() as u64]
     });
-    let witness = Witness::of(&path, &around(bounds))?;
+    let witness = Witness::of(&path, &around(bounds), frames)?;
     let compared = compare(&path, &some, &witness)?;
     let tally = &compared.tally;
     ensure!(some.len() > 1000 && compared.calls() > 10_000, "too little: {compared:#?}");

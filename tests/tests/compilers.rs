@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use profiler_tests::environment::{cache, not_applicable, repository, scratch};
 use profiler_tests::planned::{Compared, compare, functions};
 use profiler_tests::process::tail;
-use profiler_tests::witness::Witness;
+use profiler_tests::witness::{Frames, Witness};
 
 /// How a compiler is told to compile: alone at each level, and these besides.
 const LEVELS: [&str; 5] = ["-O0", "-O1", "-O2", "-O3", "-Os"];
@@ -40,7 +40,8 @@ fn compiled(compiler: &[&str], flags: &[&str], source: &Path) -> Result<Compared
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {}", tail(&said));
-    let compared = compare(&program, &functions(&program)?, &Witness::of(&program, &[])?)?;
+    let witness = Witness::of(&program, &[], Frames::of(&program)?)?;
+    let compared = compare(&program, &functions(&program)?, &witness)?;
     let tally = &compared.tally;
     ensure!(tally.wrong_sites == 0, "{compiler:?} {flags:?}: {compared:#?}");
     // Behind a call that does not return may stand what belongs elsewhere, and clang's tables are
