@@ -76,7 +76,7 @@ impl Return {
 pub struct LandingCount {
     /// By the target.
     pub hits: u64,
-    /// Of these, at the end of a call that was awaited.
+    /// Calls that awaited it and have ended, there or at their `ret` just before.
     pub matched: u64,
 }
 

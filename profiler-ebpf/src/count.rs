@@ -32,16 +32,21 @@ pub(crate) fn lost(probe: ProbeId) {
     add_to(&LOST, u32::from(probe.0), 1);
 }
 
-/// A landing was run into; `matched`: by a call that was awaited.
+/// The target has run into a landing.
 #[inline(always)]
-pub(crate) fn landing(landing: LandingId, matched: bool) {
+pub(crate) fn hit_landing(landing: LandingId) {
     if let Some(count) = LANDINGS.get_ptr_mut(u32::from(landing.0)) {
-        // SAFETY: a live map value; its members are only ever changed atomically.
-        let (hits, matches) = unsafe { (&raw mut (*count).hits, &raw mut (*count).matched) };
-        atomic_add(hits, 1);
-        if matched {
-            atomic_add(matches, 1);
-        }
+        // SAFETY: a live map value.
+        atomic_add(unsafe { &raw mut (*count).hits }, 1);
+    }
+}
+
+/// A call that awaited the landing has ended, there or just before.
+#[inline(always)]
+pub(crate) fn landed(landing: LandingId) {
+    if let Some(count) = LANDINGS.get_ptr_mut(u32::from(landing.0)) {
+        // SAFETY: a live map value.
+        atomic_add(unsafe { &raw mut (*count).matched }, 1);
     }
 }
 

@@ -11,9 +11,9 @@ use crate::{capture, count, emit, lane, open};
 pub(crate) fn run(ctx: &ProbeContext) {
     let Some(hit) = Hit::begin(ctx) else { return };
     let (slot, landing) = (hit.slot(), hit.cookie.landing());
-    let awaited = open::lands(hit.thread, slot, landing);
-    count::landing(landing, awaited.is_some());
-    let Some(awaited) = awaited else { return };
+    count::hit_landing(landing);
+    let Some(awaited) = open::lands(hit.thread, slot, landing) else { return };
+    count::landed(landing);
     let probe = ProbeId(awaited.probe);
     let mut record = EventRecord { header: hit.header(EventKind::Landing), words: [0; MAX_WORDS] };
     record.header.probe = probe.0;

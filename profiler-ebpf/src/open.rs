@@ -29,28 +29,25 @@ pub(crate) fn remember(thread: u64, slot: u64, awaited: Awaited, shared: bool) -
     remembered
 }
 
-/// Whether a frame is open; it stays so.
+/// The frame of a slot, if it is open; it stays so.
 #[inline(always)]
-pub(crate) fn is_open(thread: u64, slot: u64) -> bool {
-    OPEN.get_ptr(&OpenFrame { thread, slot }).is_some()
+pub(crate) fn get(thread: u64, slot: u64) -> Option<Awaited> {
+    // SAFETY: a live map value.
+    OPEN.get_ptr(&OpenFrame { thread, slot }).map(|awaited| unsafe { *awaited })
 }
 
-/// The frame whose `ret` executes, if it is open; it no longer is.
+/// The frame of a slot, if it is open; it no longer is.
 #[inline(always)]
-pub(crate) fn returns(thread: u64, slot: u64) -> Option<Awaited> {
-    let frame = OpenFrame { thread, slot };
+pub(crate) fn take(thread: u64, slot: u64) -> Option<Awaited> {
     // Looking up takes no lock, removing does; most exits in shared code belong to nobody.
-    // SAFETY: a live map value.
-    let awaited = unsafe { *OPEN.get_ptr(&frame)? };
-    OPEN.remove(&frame).is_ok().then_some(awaited)
+    let awaited = get(thread, slot)?;
+    OPEN.remove(&OpenFrame { thread, slot }).is_ok().then_some(awaited)
 }
 
 /// The frame that comes back at a landing, if one is open that awaits it; it no longer is.
 #[inline(always)]
 pub(crate) fn lands(thread: u64, slot: u64, landing: LandingId) -> Option<Awaited> {
-    let frame = OpenFrame { thread, slot };
-    // SAFETY: a live map value.
-    let awaited = unsafe { *OPEN.get_ptr(&frame)? };
     // Another call may have its slot at the same place, and pass here for another reason.
-    (awaited.landing == landing && OPEN.remove(&frame).is_ok()).then_some(awaited)
+    get(thread, slot).filter(|awaited| awaited.landing == landing)?;
+    take(thread, slot)
 }

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
-use profiler_common::{Cookie, Counter, EventKind, EventRecord, MAX_WORDS, Role};
+use profiler_common::{Cookie, Counter, EventKind, EventRecord, LandingId, MAX_WORDS, Role};
 
 use crate::hit::Hit;
 use crate::{capture, count, emit, lane, open};
@@ -13,14 +13,14 @@ pub(crate) fn run(ctx: &ProbeContext) {
     count::hit(hit.cookie.probe());
     let slot = hit.slot();
     let jumps = hit.cookie.has(Cookie::JUMP);
-    let is_open = if jumps {
-        open::is_open(hit.thread, slot)
-    } else {
-        open::returns(hit.thread, slot).is_some()
-    };
-    if !is_open {
+    let awaited = if jumps { open::get(hit.thread, slot) } else { open::take(hit.thread, slot) };
+    let Some(awaited) = awaited else {
         count::count(Counter::UnmatchedExit);
         return;
+    };
+    if !jumps && awaited.landing != LandingId::NONE {
+        // It will be run into, and the frame be gone by then.
+        count::landed(awaited.landing);
     }
     let kind = if jumps { EventKind::Jump } else { EventKind::Ret };
     let mut record = EventRecord { header: hit.header(kind), words: [0; MAX_WORDS] };

@@ -7,9 +7,9 @@ use profiler_common::Role;
 
 use crate::model::{VirtAddr, Watches};
 use crate::plan::{
-    CallScan, ForeseenReturn, PlannedProbe, ProbePlan, Return, ReturnNeeds, predict,
+    CallScan, ForeseenReturn, PlannedProbe, ProbePlan, Return, ReturnNeeds, Site, predict,
 };
-use crate::symbols::SymbolSet;
+use crate::symbols::{SymbolError, SymbolSet};
 use crate::target::ObjectId;
 
 /// A function with more direct callers is learned as it is called: few of them ever call.
@@ -28,24 +28,19 @@ pub(super) fn foresee(plan: &ProbePlan, symbols: &SymbolSet) -> Vec<ForeseenRetu
     }
     let mut foreseen = Vec::new();
     for (object, probes) in by_object {
-        let starts: Vec<(VirtAddr, ReturnNeeds)> = probes
-            .into_iter()
-            .flat_map(|probe| {
-                starts(probe, symbols).map(|start| (start, ReturnNeeds::of(&probe.at_ret)))
-            })
-            .collect();
-        let mut scan = CallScan::of(starts.iter().map(|(start, _)| *start));
-        let scanned = symbols.each_piece_of_code(object, CallScan::OVERLAP, &mut |base, code| {
-            scan.scan(base, code);
-        });
-        if let Err(error) = scanned {
-            tracing::debug!(%error, "its callers are not looked for");
-            continue;
-        }
-        let needs = starts.iter().map(|(_, needs)| *needs).max().unwrap_or_default();
+        let (starts, scan) = match scan_calls(symbols, object, &probes) {
+            Ok(scanned) => scanned,
+            Err(error) => {
+                tracing::debug!(%error, "its callers are not looked for");
+                continue;
+            }
+        };
+        let needs = probes.iter().map(|probe| ReturnNeeds::of(&probe.at_ret)).max();
+        let needs = needs.unwrap_or_default();
         let addresses: Vec<VirtAddr> = starts
             .iter()
-            .filter_map(|(start, _)| scan.callers(*start))
+            .flat_map(|(_, starts)| starts)
+            .filter_map(|start| scan.callers(*start))
             .filter(|found| found.count <= CALLERS)
             .flat_map(|found| found.return_addresses.iter().copied())
             .take(FORESEEN - foreseen.len())
@@ -72,13 +67,32 @@ pub(super) fn foresee(plan: &ProbePlan, symbols: &SymbolSet) -> Vec<ForeseenRetu
     foreseen
 }
 
-/// Where the copies of a function begin.
-fn starts<'a>(
-    probe: &'a PlannedProbe,
-    symbols: &'a SymbolSet,
-) -> impl Iterator<Item = VirtAddr> + 'a {
+/// Functions with where their copies begin.
+type Starts<'p> = Vec<(&'p PlannedProbe, Vec<VirtAddr>)>;
+
+/// Looks through an object's code for direct calls of functions in it; by the starts of their
+/// copies.
+///
+/// # Errors
+/// If it cannot be read.
+pub(crate) fn scan_calls<'p>(
+    symbols: &SymbolSet,
+    object: ObjectId,
+    probes: &[&'p PlannedProbe],
+) -> Result<(Starts<'p>, CallScan), SymbolError> {
+    let starts: Starts<'p> = probes.iter().map(|probe| (*probe, starts(probe, symbols))).collect();
+    let mut scan = CallScan::of(starts.iter().flat_map(|(_, starts)| starts.iter().copied()));
+    for stub in symbols.stubs(object)? {
+        scan.add_alias(stub.address, stub.function);
+    }
+    symbols.each_piece_of_code(object, CallScan::OVERLAP, &mut |base, code| {
+        scan.scan(base, code);
+    })?;
+    Ok((starts, scan))
+}
+
+fn starts(probe: &PlannedProbe, symbols: &SymbolSet) -> Vec<VirtAddr> {
     let enters = probe.sites.iter().filter(|site| site.role == Role::Enter);
-    enters
-        .filter_map(|site| symbols.containing(site.object, site.address))
-        .map(|function| function.code.address)
+    let function = |site: &Site| symbols.containing(site.object, site.address);
+    enters.filter_map(function).map(|function| function.code.address).collect()
 }

@@ -25,6 +25,8 @@ const REVIEW: Duration = Duration::from_millis(500);
 const SETTLED: Duration = Duration::from_secs(1);
 /// For so long the exit sites that several functions share wait for those that are never called.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// So many calls whose ends are not seen bring the exit sites of a function back.
+const MISSED: u32 = 64;
 /// Questions that are remembered to have been asked.
 const ASKED: usize = 131_072;
 /// A landing that was hit less often since it was last looked at is not worth a thought.
@@ -55,6 +57,8 @@ struct Calls {
     /// The first with a landing since the last one without.
     with_landing: Option<Instant>,
     last_without: Option<Instant>,
+    /// Since its exit sites were removed.
+    missed: u32,
 }
 
 impl Calls {
@@ -69,7 +73,9 @@ impl Calls {
     }
 
     fn ends_without(&mut self) {
-        *self = Self { with_landing: None, last_without: Some(Instant::now()) };
+        self.with_landing = None;
+        self.last_without = Some(Instant::now());
+        self.missed = self.missed.saturating_add(1);
     }
 }
 
@@ -92,6 +98,10 @@ pub(super) struct LandingStats {
     pub(super) postponed: u64,
     /// Functions whose exit sites were removed.
     pub(super) retired: u64,
+    /// Functions whose exit sites came back, since their landings do not see all calls.
+    pub(super) woken: u64,
+    /// Landings that were dropped, since others ran into them too often.
+    pub(super) dropped: u64,
     /// Landings that were moved to the return point, since others ran into them too often.
     pub(super) moved: u64,
     /// Hits of landings, and how many of them ended a call.
@@ -113,6 +123,8 @@ pub(super) struct Landings {
     /// By probe: the one that stands for all that end at each other's exit sites.
     groups: Vec<ProbeId>,
     retired: FxHashSet<ProbeId>,
+    /// Those whose exit sites stay for good.
+    kept: FxHashSet<ProbeId>,
     /// What the code told of files, by their inode.
     foreseen: Vec<(Inode, ForeseenReturn)>,
     /// The address spaces it was told the kernel side of.
@@ -140,6 +152,7 @@ impl Landings {
             calls: Vec::new(),
             groups: Vec::new(),
             retired: FxHashSet::default(),
+            kept: FxHashSet::default(),
             foreseen: Vec::new(),
             spaces: FxHashSet::default(),
             new_spaces: Vec::new(),
@@ -520,6 +533,7 @@ impl Landings {
     }
 
     fn review(&mut self, now: Instant, attached: &mut Attached) -> Result<(), AttachError> {
+        self.wake_exits(attached)?;
         self.retire_exits(now, attached)?;
         self.weigh_landings(attached)
     }
@@ -540,6 +554,7 @@ impl Landings {
         let goes = |probe: &ProbeId| {
             let group = self.groups.get(probe.index());
             !self.retired.contains(probe)
+                && !self.kept.contains(probe)
                 && group.is_some_and(|group| settled.contains(group) && !unsettled.contains(group))
         };
         let settled: Vec<ProbeId> =
@@ -548,8 +563,36 @@ impl Landings {
             return Ok(());
         }
         self.stats.retired += settled.len() as u64;
+        for probe in &settled {
+            if let Some(calls) = self.calls.get_mut(probe.index()) {
+                calls.missed = 0;
+            }
+        }
         self.retired.extend(settled);
         attached.retire_rets(|probe| !self.retired.contains(&probe))
+    }
+
+    /// Brings back the exit sites of functions that turn out to need them: for good.
+    fn wake_exits(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
+        let misses = |probe: &ProbeId| {
+            self.calls.get(probe.index()).is_some_and(|calls| calls.missed >= MISSED)
+        };
+        let group = |probe: &ProbeId| self.groups.get(probe.index()).copied();
+        let groups: FxHashSet<ProbeId> =
+            self.retired.iter().filter(|probe| misses(probe)).filter_map(group).collect();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let woken: FxHashSet<ProbeId> = self
+            .retired
+            .extract_if(|probe| {
+                self.groups.get(probe.index()).is_some_and(|group| groups.contains(group))
+            })
+            .collect();
+        self.stats.woken += woken.len() as u64;
+        attached.wake_rets(|probe| woken.contains(&probe))?;
+        self.kept.extend(woken);
+        Ok(())
     }
 
     /// Moves landings that are run into for nothing to where only their own calls come by.
@@ -560,8 +603,11 @@ impl Landings {
         for (index, (now, before)) in counts.iter().zip(&self.counts).enumerate() {
             let hits = now.hits.saturating_sub(before.hits);
             let matched = now.matched.saturating_sub(before.matched);
-            let cheap = self.places.get(index).is_some_and(|(_, c)| *c == CostClass::Emulated);
-            if cheap && hits > FEW && hits > matched.saturating_mul(DEARER).saturating_add(FEW) {
+            let worth = match self.places.get(index) {
+                Some((_, CostClass::SingleStepped)) => 2,
+                _ => DEARER,
+            };
+            if hits > matched.saturating_mul(worth).saturating_add(FEW) {
                 wasteful.insert(LandingId(index as u16));
             }
         }
@@ -576,19 +622,24 @@ impl Landings {
             if told.kind != Return::LANDING || !wasteful.contains(&told.landing) {
                 continue;
             }
-            if told.point == LandingId::NONE && told.flags & Return::NO_POINT == 0 {
+            let dear = self.places.get(told.landing.index());
+            let dear = dear.is_some_and(|(_, cost)| *cost == CostClass::SingleStepped);
+            if !dear && told.point == LandingId::NONE && told.flags & Return::NO_POINT == 0 {
                 // It moves as soon as there is a place to move to.
                 stays.insert(told.landing);
                 ask.push((known.pid, key.1));
                 continue;
             }
-            let keeps = told.flags & Return::POINT_KEEPS_VALUE != 0;
-            let value = if keeps { Return::LANDING_KEEPS_VALUE } else { 0 };
-            *told = match told.point {
-                LandingId::NONE => Return::default(),
-                point => Return { kind: Return::LANDING, landing: point, flags: value, ..*told },
-            };
-            self.stats.moved += 1;
+            // Where all come by that come by here nothing is gained.
+            if dear || [LandingId::NONE, told.landing].contains(&told.point) {
+                *told = Return::default();
+                self.stats.dropped += 1;
+            } else {
+                let keeps = told.flags & Return::POINT_KEEPS_VALUE != 0;
+                let flags = if keeps { Return::LANDING_KEEPS_VALUE } else { 0 };
+                *told = Return { kind: Return::LANDING, landing: told.point, flags, ..*told };
+                self.stats.moved += 1;
+            }
             attached.learn(key.0, key.1, *told)?;
         }
         for (pid, address) in ask {

@@ -24,9 +24,11 @@ pub(super) fn landing_rows(stats: &LandingStats) -> Vec<(String, u64)> {
         ("landings", stats.landings),
         ("landings_single_stepped", stats.dear),
         ("landings_moved", stats.moved),
+        ("landings_dropped", stats.dropped),
         ("hits", stats.hits.hits),
         ("matched", stats.hits.matched),
-        ("functions_without_ret_sites", stats.retired),
+        ("functions_without_ret_sites", stats.retired - stats.woken),
+        ("functions_with_ret_sites_again", stats.woken),
         ("postponed", stats.postponed),
     ];
     let rows = rows.map(|(name, count)| (name.to_owned(), count));

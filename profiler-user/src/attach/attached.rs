@@ -268,6 +268,18 @@ impl Attached {
             .map_err(|error| AttachError::bpf("remove exit sites", error))
     }
 
+    /// Attaches exit sites of probes again.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses.
+    pub fn wake_rets(&mut self, wanted: impl Fn(ProbeId) -> bool) -> Result<(), AttachError> {
+        let program = load::uprobe(&mut self.bpf, Role::Ret)?;
+        self.links
+            .wake(program, Role::Ret, |site| wanted(site.cookie.probe()))
+            .map_err(|error| AttachError::bpf("attach exit sites again", error))
+    }
+
     /// Removes landings that are not worth their cost. All others stay where they are.
     ///
     /// # Errors

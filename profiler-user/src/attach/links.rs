@@ -72,6 +72,8 @@ struct Link {
 pub(super) struct Links {
     links: Vec<Link>,
     next: u32,
+    /// Sites that were removed and may be wanted again.
+    dormant: Vec<(Group, Probed, AttachSite)>,
     /// Threads that detach what nobody waits for.
     closing: Vec<JoinHandle<()>>,
 }
@@ -128,11 +130,13 @@ impl Links {
 
     /// Detaches what is for one process only.
     pub(super) fn remove_process(&mut self, pid: Pid) {
+        self.dormant.retain(|(group, ..)| group.pid != Some(pid));
         self.remove_where(|link| link.group.pid == Some(pid));
     }
 
     /// Detaches everything from a file; whether there was anything.
     pub(super) fn remove_file(&mut self, inode: Inode) -> bool {
+        self.dormant.retain(|(group, ..)| group.inode != inode);
         self.remove_where(|link| link.group.inode == inode)
     }
 
@@ -150,6 +154,29 @@ impl Links {
             return Ok(());
         };
         self.replace(program, group, |_| true)
+    }
+
+    /// Attaches sites again that were not kept.
+    ///
+    /// # Errors
+    /// The kernel's answer; the sites of further files stay as they are.
+    pub(super) fn wake(
+        &mut self,
+        program: &mut UProbe,
+        role: Role,
+        wanted: impl Fn(&AttachSite) -> bool,
+    ) -> io::Result<()> {
+        let wakes =
+            |(group, _, site): &mut (Group, Probed, AttachSite)| group.role == role && wanted(site);
+        let mut woken: Vec<_> = self.dormant.extract_if(.., wakes).collect();
+        while let Some((group, on, site)) = woken.pop() {
+            let same = |other: &mut (Group, Probed, AttachSite)| other.0 == group;
+            let mut sites: Vec<AttachSite> =
+                woken.extract_if(.., same).map(|(_, _, site)| site).collect();
+            sites.push(site);
+            self.add(program, role, &on, group.pid, &sites)?;
+        }
+        Ok(())
     }
 
     /// Removes the sites of a role that are not to be kept; the others stay attached throughout.
@@ -181,13 +208,16 @@ impl Links {
     ) -> io::Result<()> {
         let before = self.next();
         let old = self.links.iter().filter(|link| link.group == group);
-        let mut sites: Vec<AttachSite> =
-            old.flat_map(|link| link.sites.iter().copied()).filter(|site| keep(site)).collect();
+        let (mut sites, gone): (Vec<AttachSite>, Vec<AttachSite>) =
+            old.flat_map(|link| link.sites.iter().copied()).partition(&keep);
         sites.sort_unstable_by_key(|site| (site.offset, site.cookie.0));
         sites.dedup();
         let on = self.links.iter().find(|link| link.group == group).map(|link| link.on.clone());
-        if let Some(on) = on.filter(|_| !sites.is_empty()) {
-            self.add(program, group.role, &on, group.pid, &sites)?;
+        if let Some(on) = on.as_ref().filter(|_| !sites.is_empty()) {
+            self.add(program, group.role, on, group.pid, &sites)?;
+        }
+        if let Some(on) = on {
+            self.dormant.extend(gone.into_iter().map(|site| (group, on.clone(), site)));
         }
         let gone = |link: &mut Link| link.group == group && link.id < before;
         let old: Vec<Link> = self.links.extract_if(.., gone).collect();

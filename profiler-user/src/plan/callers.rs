@@ -1,7 +1,8 @@
 //! Who calls a function, read from the code: where its calls will be seen to return.
 //!
-//! Only direct calls (`call rel32`) within one object can be told beforehand. Calls through a PLT,
-//! thus from other objects, and calls through pointers are learned as they happen.
+//! Only direct calls (`call rel32`) within one object can be told beforehand, also where they take
+//! the way round by its own PLT. Calls from other objects and through pointers are learned as they
+//! happen.
 
 use std::sync::Arc;
 
@@ -21,7 +22,10 @@ const KEPT: usize = 4096;
 /// Looks for direct calls of some functions.
 #[derive(Clone, Debug, Default)]
 pub struct CallScan {
+    /// By the start of the function.
     found: FxHashMap<u64, Candidates>,
+    /// Other addresses at which these functions are called: where they begin, by address.
+    aliases: FxHashMap<u64, u64>,
 }
 
 /// Where calls of one function may return to.
@@ -41,7 +45,14 @@ impl CallScan {
     #[must_use]
     pub fn of(starts: impl IntoIterator<Item = VirtAddr>) -> Self {
         let found = starts.into_iter().map(|start| (start.0, Candidates::default()));
-        Self { found: found.collect() }
+        Self { found: found.collect(), aliases: FxHashMap::default() }
+    }
+
+    /// That calls of `alias`, a stub of the linker, are calls of the function at `start`.
+    pub fn add_alias(&mut self, alias: VirtAddr, start: VirtAddr) {
+        if self.found.contains_key(&start.0) {
+            self.aliases.insert(alias.0, start.0);
+        }
     }
 
     /// Looks through a piece of code that lies at `base`. What only looks like a call, in the middle
@@ -57,7 +68,9 @@ impl CallScan {
             };
             let behind = base.0.wrapping_add((at + LENGTH) as u64);
             let by = i64::from(i32::from_le_bytes([a, b, c, d]));
-            if let Some(found) = self.found.get_mut(&behind.wrapping_add_signed(by)) {
+            let target = behind.wrapping_add_signed(by);
+            let start = self.aliases.get(&target).copied().unwrap_or(target);
+            if let Some(found) = self.found.get_mut(&start) {
                 found.count += 1;
                 if found.return_addresses.len() < KEPT {
                     found.return_addresses.push(VirtAddr(behind));
@@ -155,6 +168,12 @@ mod tests {
         assert_eq!(found.return_addresses, [0x1005, 0x1019, 0x1040].map(VirtAddr));
         assert_eq!(scan.callers(VirtAddr(0x7000)), Some(&Candidates::default()));
         assert_eq!(scan.callers(VirtAddr(0x8000)), None);
+
+        let mut scan = CallScan::of([VirtAddr(0x9000)]);
+        scan.add_alias(VirtAddr(0x8000), VirtAddr(0x9000));
+        scan.add_alias(VirtAddr(0x9000), VirtAddr(0x7000));
+        scan.scan(VirtAddr(0x1000), &code);
+        assert_eq!(scan.callers(VirtAddr(0x9000)).unwrap().count, 4);
     }
 
     #[test]

@@ -143,6 +143,28 @@ pub enum NoLanding {
     ValueLost(StopAt),
 }
 
+impl NoLanding {
+    /// The same without addresses and instructions: to be counted.
+    #[must_use]
+    pub fn in_general(&self) -> String {
+        match self {
+            Self::Unreadable(_) => "the code of the caller cannot be read".to_owned(),
+            Self::Outside(_) => "its bounds are wrong".to_owned(),
+            Self::NotBehindCall(_) => "no call stands before it".to_owned(),
+            Self::ReadsItsAddress(_) => "a call that reads its own address".to_owned(),
+            Self::MayBeData(_) => "the call cannot be told from data".to_owned(),
+            Self::EndOfCode(_) => "the call is the last instruction of its function".to_owned(),
+            Self::NothingLegal(stop) => {
+                format!("nothing behind the call may carry a probe: what comes {}", stop.why)
+            }
+            Self::ValueLost(_) => {
+                "what it returns is overwritten before an instruction that may carry a probe"
+                    .to_owned()
+            }
+        }
+    }
+}
+
 /// An instruction at which something ends, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StopAt {

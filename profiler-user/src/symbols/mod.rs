@@ -22,6 +22,7 @@ mod pattern;
 mod rust_name;
 mod set;
 mod source;
+mod stubs;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -33,3 +34,4 @@ pub use function::{CodePart, Found, Function, Nothing};
 pub use list::Listed;
 pub use pattern::{glob, without_arguments};
 pub use set::SymbolSet;
+pub use stubs::Stub;

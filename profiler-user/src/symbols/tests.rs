@@ -314,6 +314,35 @@ fn stubs_of_the_linker_are_no_functions() {
 }
 
 #[test]
+fn stubs_lead_back_into_their_own_library() {
+    let source = "int own(int n) { return n * 3; } int asks(int n) { return own(n) + own(n + 1); }";
+    for flags in [&["-Wl,-z,lazy"][..], &["-fcf-protection", "-Wl,-z,ibtplt"], &["-Wl,-z,now"]] {
+        let flags = [&["-shared", "-fPIC", "-O1", "-fno-inline"], flags].concat();
+        let built = build("gcc", &[("library.c", source)], &flags);
+        let set = SymbolSet::of_file(&built.path);
+        let own = find(&built.path, "own").remove(0).code.address;
+        let stubs = set.stubs(ObjectId(0)).unwrap();
+        let stub = stubs.iter().find(|stub| stub.function == own).unwrap();
+        assert_eq!(set.containing(ObjectId(0), stub.address), None, "{flags:?}");
+        let asks = find(&built.path, "asks").remove(0).code;
+        let mut called = 0;
+        let mut look = |base: VirtAddr, code: &[u8]| {
+            assert!(!code.is_empty() && code.len() <= 1 << 20);
+            for (at, window) in code.windows(5).enumerate() {
+                let Some((0xe8, by)) = window.split_first() else { continue };
+                let behind = base.0 + at as u64 + 5;
+                let by = i64::from(i32::from_le_bytes(by.try_into().unwrap()));
+                let inside =
+                    (0..=asks.bytes.len() as u64).contains(&behind.wrapping_sub(asks.address.0));
+                called += usize::from(inside && behind.wrapping_add_signed(by) == stub.address.0);
+            }
+        };
+        set.each_piece_of_code(ObjectId(0), 4, &mut look).unwrap();
+        assert_eq!(called, 2, "{flags:?}");
+    }
+}
+
+#[test]
 fn nothing_found_says_why() {
     let engine = engine();
     let Nothing::NoName(near) = nothing(engine, "engine::Segment::serach") else { panic!() };
@@ -501,6 +530,8 @@ fn ask_everything(path: &Path) {
         let _ = set.find(&Selector { select, object: None }, 256);
     }
     let _ = build_id(path);
+    let _ = set.stubs(ObjectId(0));
+    let _ = set.each_piece_of_code(ObjectId(0), 4, &mut |_, _| {});
 }
 
 /// The tables that steer the reader: where a changed byte hurts.
