@@ -3,11 +3,10 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::CostClass;
 use super::analyse::{Disassembler, SiteSpec};
 use super::flow::{Depth, Flow, depths, is_call};
-use super::form;
 use super::listing::{Listing, direct_target, falls_through};
+use super::{CostClass, KernelForms};
 use crate::model::VirtAddr;
 
 /// How far back the parts of a jump-table dispatch are looked for.
@@ -56,7 +55,7 @@ pub(super) struct SiteText {
 }
 
 /// Finds the ways out.
-pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
+pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow, forms: KernelForms) -> Leaves {
     let mut leaves = Leaves::default();
     let mut depth_of: Option<Vec<Option<Depth>>> = None;
     for (index, insn) in listing.insns.iter().enumerate() {
@@ -65,7 +64,7 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
         }
         let address = VirtAddr(insn.ip());
         match insn.flow_control() {
-            FlowControl::Return => leaves.add_return(listing, index, insn),
+            FlowControl::Return => leaves.add_return(listing, index, insn, forms),
             FlowControl::IndirectBranch => {
                 let depths = depth_of.get_or_insert_with(|| depths(listing, flow));
                 let depth = depths.get(index).copied().flatten().and_then(|depth| depth.sp);
@@ -92,11 +91,17 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
 }
 
 impl Leaves {
-    fn add_return(&mut self, listing: &Listing<'_>, index: usize, insn: &Instruction) {
+    fn add_return(
+        &mut self,
+        listing: &Listing<'_>,
+        index: usize,
+        insn: &Instruction,
+        forms: KernelForms,
+    ) {
         let address = VirtAddr(insn.ip());
         match listing.bytes_of(index) {
             // At a `ret` rsp points at the return slot: the instruction pops it.
-            Some((bytes, offset)) if form::is_plain_ret(bytes) => self.rets.push(SiteSpec {
+            Some((bytes, offset)) if forms.is_probed_ret(bytes) => self.rets.push(SiteSpec {
                 address,
                 offset,
                 slot_offset: 0,
