@@ -19,6 +19,7 @@ mod kernel_log;
 mod links;
 mod load;
 mod sites;
+mod trial;
 
 pub use attached::{AttachOptions, Attached, Targets};
 pub use counts::KernelCounts;
@@ -27,3 +28,4 @@ pub use features::{
     Answer, KernelFeatures, check_rights, kernel_features, release as kernel_release,
 };
 pub use sites::RefusedSite;
+pub use trial::{Trial, TrialSite};

@@ -8,8 +8,9 @@ use serde::Serialize;
 use super::settings::{self, ConfigArg};
 use super::units;
 use crate::agent::{Prepared, prepare};
+use crate::doctor::known_kernel;
 use crate::model::Watches;
-use crate::plan::{CostClass, Kernel, PlannedProbe, ProbePlan, Site};
+use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 use crate::target::Target;
 
 use profiler_common::Role;
@@ -39,7 +40,7 @@ pub(super) struct CheckArgs {
 pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let settings = args.config.load()?;
     let aim =
-        settings::aim(args.pid, &args.map, args.max_functions, &settings, Kernel::default().forms)?;
+        settings::aim(args.pid, &args.map, args.max_functions, &settings, known_kernel().forms)?;
     let prepared = prepare(&aim)?;
     if args.json {
         serde_json::to_writer_pretty(&mut *out, &Report::new(&prepared))?;

@@ -10,8 +10,8 @@ use clap::Args;
 
 use super::units;
 use crate::agent::{DiscoverSettings, discover};
+use crate::doctor::tried_kernel;
 use crate::model::Pid;
-use crate::plan::Kernel;
 
 /// Watch an unknown server briefly and write a first symbol map for it
 #[derive(Args, Clone, Debug)]
@@ -63,7 +63,7 @@ pub(super) fn run(args: &DiscoverArgs, quiet: bool, out: &mut impl Write) -> any
         duration: args.duration,
         object: args.object.clone(),
         max_functions: args.max_functions.min(profiler_common::MAX_PROBES as usize / 4),
-        kernel: Kernel::default(),
+        kernel: tried_kernel(),
     })?;
     match &args.output {
         None => out.write_all(found.text.as_bytes())?,

@@ -11,7 +11,7 @@ use super::{Outcome, units};
 use crate::agent::{self, RunSettings};
 use crate::attach::AttachOptions;
 use crate::config::Settings;
-use crate::plan::Kernel;
+use crate::doctor::tried_kernel;
 use crate::sink::{OtlpFlags, Protocol};
 use crate::ui::TreeStyle;
 
@@ -184,7 +184,7 @@ impl OutArgs {
 
 pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<ExitCode> {
     let file = args.config.load()?;
-    let kernel = Kernel::default();
+    let kernel = tried_kernel();
     let settings = RunSettings {
         aim: settings::run_aim(&args.target, &args.map, args.max_functions, &file, kernel.forms)?,
         attach: AttachOptions {
