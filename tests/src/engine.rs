@@ -28,11 +28,20 @@ impl Engine {
     /// # Errors
     /// When the environment is not installed, or the script fails.
     pub fn start(script: &str, sizes: &[(&str, usize)]) -> Result<Self> {
-        let python = cache().join("venv/engines/bin/python");
-        ensure!(python.is_file(), "no {}: run `cargo xtask setup engines`", python.display());
         let sizes: BTreeMap<_, _> = sizes.iter().copied().collect();
+        Self::start_in("engines", script, &serde_json::to_value(sizes)?)
+    }
+
+    /// Starts `tests/clients/SCRIPT` by the Python of an environment with an argument, and waits
+    /// until it is ready.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_in(environment: &str, script: &str, argument: &Value) -> Result<Self> {
+        let python = cache().join("venv").join(environment).join("bin/python");
+        ensure!(python.is_file(), "no {}: run `cargo xtask setup engines`", python.display());
         let mut command = Command::new(python);
-        command.arg(client(script)).arg(serde_json::to_string(&sizes)?);
+        command.arg(client(script)).arg(argument.to_string());
         let process = Process::spawn(script.trim_end_matches(".py"), command)?;
         let mut engine = Self { process, answered: 0 };
         let ready = engine.answer().with_context(|| format!("starting {script}"))?;

@@ -68,6 +68,22 @@ impl Span {
     pub fn exit(&self) -> Result<&str> {
         self.tag("qprof.exit")
     }
+
+    /// The same, with one word, `returned`, wherever its return was seen.
+    ///
+    /// # Errors
+    /// When the span does not say.
+    pub fn ended(&self) -> Result<&str> {
+        Ok(if self.returned()? { "returned" } else { self.exit()? })
+    }
+
+    /// Whether its return was seen, however: at the `ret` or where the call came back to.
+    ///
+    /// # Errors
+    /// As [`Span::exit`].
+    pub fn returned(&self) -> Result<bool> {
+        Ok(["ret", "landing"].contains(&self.exit()?))
+    }
 }
 
 /// All spans of one trace id, by start.

@@ -5,70 +5,41 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use profiler_tests::environment::{alone, can_probe, scratch, soak};
-use profiler_tests::fixture::{Fixture, build};
+use profiler_tests::fixture::build;
 use profiler_tests::milvus_lite::MilvusLite;
-use profiler_tests::process::Finished;
-use profiler_tests::qprof::{Done, Run};
+use profiler_tests::qprof::Run;
 use profiler_tests::symbol_map;
-use profiler_tests::tree::{Trace, from_otlp};
+use profiler_tests::tree::from_otlp;
 use profiler_tests::truth::{Leave, Truth};
+use profiler_tests::twice::{Twice, twice};
 
 const ROUNDS: &str = "200";
 
-/// Runs a fixture twice: alone and watched.
-struct Twice {
-    alone: Finished,
-    watched: Finished,
-    done: Done,
-    traces: Vec<Trace>,
+/// What the exits of a fixture that leaves every other round must be.
+trait CheckExits {
+    fn check_exits(&self, left: &[&str], as_: &[&str]) -> Result<()>;
 }
 
-fn twice(binary: &std::path::Path, arguments: &[&str], map: &str) -> Result<Twice> {
-    let mut fixture = Fixture::start(binary, arguments)?;
-    fixture.work()?;
-    let alone = fixture.finish()?;
-    let mut fixture = Fixture::start(binary, arguments)?;
-    let run = Run::on(fixture.pid())?.map(symbol_map::file(map)?).output("json").start()?;
-    fixture.work()?;
-    let done = run.stop()?;
-    let watched = fixture.finish()?;
-    let traces = from_otlp(&done.finished.stdout)?;
-    Ok(Twice { alone, watched, done, traces })
-}
-
-impl Twice {
-    /// The program did and said the same, and nothing of it was lost.
-    fn check(&self) -> Result<()> {
-        ensure!(self.alone.code == Some(0), "the fixture is at fault: {:?}", self.alone);
-        ensure!(self.watched.code == Some(0), "it died of being watched: {:?}", self.watched);
-        ensure!(self.watched.stderr == self.alone.stderr, "it said something else when watched");
-        self.done.check_ok()?;
-        self.done.summary.check_nothing_lost()?;
-        for trace in &self.traces {
-            trace.check()?;
-        }
-        Ok(())
-    }
-
+impl CheckExits for Twice {
     /// In every other trace the calls of these names were left without returning, and end as `as_`;
     /// all others returned.
     fn check_exits(&self, left: &[&str], as_: &[&str]) -> Result<()> {
         for trace in &self.traces {
             for span in &trace.spans {
-                let exit = span.exit()?;
-                if exit != "ret" {
+                let exit = span.ended()?;
+                if exit != "returned" {
                     ensure!(as_.contains(&exit), "{} is {exit}, not {as_:?}", span.name);
                     ensure!(left.contains(&span.name.as_str()), "{} is {exit}", span.name);
                 }
             }
             let returned = |name: &&&str| {
-                trace.named(name).all(|span| span.exit().is_ok_and(|exit| exit == "ret"))
+                trace.named(name).all(|span| span.ended().is_ok_and(|end| end == "returned"))
             };
             let all = left.iter().filter(returned).count();
             ensure!(all == 0 || all == left.len(), "half a trace returned: {}", trace.outline());
         }
         let broken = self.traces.iter().filter(|trace| {
-            trace.spans.iter().any(|span| span.exit().is_ok_and(|exit| exit != "ret"))
+            trace.spans.iter().any(|span| span.ended().is_ok_and(|end| end != "returned"))
         });
         let (broken, all) = (broken.count(), self.traces.len());
         ensure!(broken * 2 == all, "{broken} of {all} traces hold calls that did not return");
@@ -185,9 +156,7 @@ fn malformed_filters_during_load() -> Result<()> {
     for trace in after {
         ensure!(trace.count("parse_request") >= 1, "no parsing: {}", trace.outline());
         for span in &trace.spans {
-            // It ends by jumping to another object's function: that is not followed.
-            let expected = if span.name == "fetch_fields" { "inferred" } else { "ret" };
-            ensure!(span.exit()? == expected, "{} ended as {}", span.name, span.exit()?);
+            ensure!(span.ended()? == "returned", "{} ended as {}", span.name, span.ended()?);
         }
     }
     Ok(())

@@ -9,14 +9,14 @@ use crate::args::{Args, Usage};
 use crate::cli::Context;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
-use crate::venv::{ENGINES, MilvusVenv};
+use crate::venv::{ENGINES, MilvusVenv, SQLITE};
 use crate::{jaeger, linker, say};
 
 const PARTS: [&str; 6] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "jaeger"];
 
 /// What the tests that start real servers need.
-pub(crate) const TEST_NEEDS: [Need; 5] =
-    [Need::Compilers, Need::Musl, Need::Network, Need::Binutils, Need::Venv];
+pub(crate) const TEST_NEEDS: [Need; 6] =
+    [Need::Compilers, Need::Musl, Need::Network, Need::Binutils, Need::Venv, Need::Bpftrace];
 
 pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     let parts = args.plain();
@@ -41,6 +41,7 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     }
     if wanted("engines") {
         ENGINES.ensure(cache)?;
+        SQLITE.ensure(cache)?;
     }
     if wanted("jaeger") {
         jaeger::ensure(cache)?;
@@ -57,6 +58,7 @@ pub(crate) fn servers(context: &Context) -> Result<()> {
     host::ensure(&context.cache, &TEST_NEEDS)?;
     MilvusVenv::ensure(&context.cache)?;
     ENGINES.ensure(&context.cache)?;
+    SQLITE.ensure(&context.cache)?;
     jaeger::ensure(&context.cache)?;
     Ok(())
 }

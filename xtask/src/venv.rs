@@ -24,6 +24,13 @@ pub(crate) const ENGINES: Packages = Packages {
     doing: "installing DuckDB, tantivy and PostgreSQL from PyPI (about 20 s)",
 };
 
+/// SQLite, in an environment of its own: only the safety suite asks for it.
+pub(crate) const SQLITE: Packages = Packages {
+    name: "sqlite",
+    pins: include_str!("../sqlite.txt"),
+    doing: "installing SQLite from PyPI (about 5 s)",
+};
+
 /// What is in one environment.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packages {
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_pin_missing_from_the_list_is_noticed() {
-        for Packages { pins, .. } in [MILVUS_LITE, ENGINES] {
+        for Packages { pins, .. } in [MILVUS_LITE, ENGINES, SQLITE] {
             assert!(has_pins(pins, pins));
             let first = packages(pins).next().unwrap();
             assert!(!has_pins(pins, &pins.replace(first, "other==1")));
@@ -145,7 +152,7 @@ mod tests {
 
     #[test]
     fn every_package_is_pinned() {
-        for Packages { pins, .. } in [MILVUS_LITE, ENGINES] {
+        for Packages { pins, .. } in [MILVUS_LITE, ENGINES, SQLITE] {
             for line in packages(pins) {
                 assert!(line.contains("=="), "{line}");
             }

@@ -135,6 +135,7 @@ const fn role_word(site: &Site) -> &'static str {
     match site.role {
         Role::Enter => "enter",
         Role::Ret => "ret",
+        Role::Landing => "landing",
     }
 }
 

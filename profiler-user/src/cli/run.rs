@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::settings::{self, ConfigArg};
 use super::{Outcome, units};
-use crate::agent::{self, RunSettings};
+use crate::agent::{self, Exits, RunSettings};
 use crate::attach::AttachOptions;
 use crate::config::Settings;
 use crate::doctor::tried_kernel;
@@ -63,6 +63,10 @@ pub(super) struct RunArgs {
     /// How many functions one pattern of the map may match [default: 256].
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_functions: Option<usize>,
+
+    /// Where exits are observed: where calls come back, or at each `ret` (for comparison).
+    #[arg(long, value_name = "WHERE", default_value = "landings", hide = true)]
+    exits: ExitsArg,
 
     /// Log every event the kernel side sees (slow; for debugging Qprof).
     #[arg(long)]
@@ -139,6 +143,12 @@ enum Output {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExitsArg {
+    Landings,
+    Ret,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ProtocolArg {
     Grpc,
     #[value(name = "http/protobuf", alias = "http")]
@@ -191,6 +201,10 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
             ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
             kernel_log: args.kernel_log,
             link_filter: kernel.link_filter,
+        },
+        exits: match args.exits {
+            ExitsArg::Landings => Exits::Landings,
+            ExitsArg::Ret => Exits::Rets,
         },
         record: args.record.clone().or_else(|| file.output.record.clone()),
         duration: args.duration.or(file.duration),

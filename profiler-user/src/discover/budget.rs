@@ -176,6 +176,7 @@ mod tests {
             object: ObjectId(0),
             span: None,
             copies: 1,
+            exits_with: profiler_common::ProbeId(0),
             sites: vec![
                 site(Role::Enter, CostClass::Emulated),
                 site(Role::Ret, CostClass::SingleStepped),

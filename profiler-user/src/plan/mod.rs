@@ -12,12 +12,15 @@
 //!    whole plan.
 //! 5. `catalogue`, `captures`, `build`, `assemble`: from a symbol map and what was found to a
 //!    [`ProbePlan`].
-//! 6. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 6. `landing`, `line`: where a call is seen to have come back, in its caller; `callers`:
+//!    which callers can be told beforehand.
+//! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
 mod analyse;
 mod assemble;
 mod build;
+mod callers;
 mod captures;
 mod catalogue;
 mod costs;
@@ -29,6 +32,8 @@ mod flow;
 mod form;
 mod grow;
 mod kernel_forms;
+mod landing;
+mod line;
 mod listing;
 mod probe_plan;
 mod reasons;
@@ -43,11 +48,15 @@ use crate::symbols::Function;
 use crate::target::ObjectId;
 
 pub use build::{build, selectors};
+pub use callers::{CallScan, Candidates, Predicted, predict};
 pub use costs::{Costs, EventWords, Kernel};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
 pub use grow::GrowingPlan;
 pub use kernel_forms::{FormKind, KernelForms};
+pub use landing::{
+    LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
+};
 pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{add_silent, silent};
 

@@ -1,6 +1,7 @@
 //! The process being profiled and the ELF objects mapped into it: the only reader of `/proc`.
 
 mod boot;
+mod code_map;
 mod error;
 mod find;
 mod guard;
@@ -12,6 +13,7 @@ pub mod process;
 mod watch;
 
 pub use boot::boot_id;
+pub use code_map::{CodeMap, MappedCode};
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use guard::FileGuard;

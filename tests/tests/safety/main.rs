@@ -1,0 +1,9 @@
+//! The safety suite: whatever is probed, and however the profiler or its target ends, the target
+//! does what it would have done alone. The table of hazards in `docs/safety.md` names the test of
+//! each, here and elsewhere.
+
+mod cycles;
+mod engines;
+mod hostile;
+mod sites;
+mod unwinding;
