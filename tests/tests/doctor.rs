@@ -115,6 +115,7 @@ fn every_form_is_tried_and_timed_once_a_boot() -> Result<()> {
     for kind in ["nop1", "nop8", "push", "jcc_short", "jcc_near", "jmp", "call", "ret", "stepped"] {
         ensure!(ns(&calibration["traps"], "form", kind)? > 0.0, "{kind}: {calibration}");
     }
+    ensure!(calibration["unmatched_landing_ns"].as_f64() > Some(0.0), "{calibration}");
     for words in ["0", "2", "6"] {
         ns(&calibration["events"], "words", words)?;
     }

@@ -30,4 +30,4 @@ pub use features::{
 };
 pub use landings::NewLanding;
 pub use sites::RefusedSite;
-pub use trial::{Trial, TrialSite};
+pub use trial::{Trial, TrialProgram, TrialSite};

@@ -9,7 +9,7 @@ use aya::programs::ProgramError;
 use aya::programs::uprobe::{
     UProbeAttachLocation, UProbeAttachPoint, UProbeError, UProbeLink, UProbeScope,
 };
-use profiler_common::{CaptureProgram, Cookie, Counter, ProbeId, Role, global};
+use profiler_common::{CaptureProgram, Cookie, Counter, LandingId, ProbeId, Role, global};
 
 use super::error::errno;
 use super::features::in_initial_pid_namespace;
@@ -25,11 +25,31 @@ pub struct TrialSite {
     pub offset: FileOffset,
     /// Under which number its hits are counted.
     pub probe: ProbeId,
-    /// Its event carries what [`Trial::capture`] says.
-    pub captures: bool,
+    /// What runs there.
+    pub program: TrialProgram,
 }
 
-/// The kernel side's `enter` program on a file of our own. It makes events only of the processes
+/// What runs at a site of a trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TrialProgram {
+    /// The beginning of a call; its event carries nothing.
+    Enter,
+    /// The same; its event carries what [`Trial::capture`] says.
+    Capture,
+    /// Where calls come back, none of which is awaited.
+    Landing,
+}
+
+impl TrialProgram {
+    const fn role(self) -> Role {
+        match self {
+            Self::Enter | Self::Capture => Role::Enter,
+            Self::Landing => Role::Landing,
+        }
+    }
+}
+
+/// The kernel side's programs on a file of our own. They make events only of the processes
 /// told by [`Self::observe`]; every other one that maps the file is sent on. Dropped, it detaches.
 pub struct Trial {
     // Dropped in this order: no probe may outlive what its program writes to.
@@ -86,7 +106,7 @@ impl Trial {
     }
 
     /// Attaches to all of the sites that the kernel takes, and returns those it does not. `pid`: the
-    /// links filter for this process themselves.
+    /// links filter for this process themselves. All landings or none.
     ///
     /// # Errors
     ///
@@ -115,20 +135,26 @@ impl Trial {
     }
 
     fn link(&mut self, sites: &[TrialSite], pid: Option<Pid>) -> Result<(), ProgramError> {
-        if sites.is_empty() {
-            return Ok(());
-        }
+        let Some(first) = sites.first() else { return Ok(()) };
+        let role = first.program.role();
         let scope = pid
             .and_then(|pid| NonZeroU32::new(pid.0))
             .map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
         let points = sites.iter().map(|site| {
-            let flags = if site.captures { Cookie::HAS_CAPTURE } else { 0 };
+            let cookie = match site.program {
+                TrialProgram::Enter => Cookie::new(site.probe, Role::Enter, 0, 0),
+                TrialProgram::Capture => {
+                    Cookie::new(site.probe, Role::Enter, Cookie::HAS_CAPTURE, 0)
+                }
+                // No call has its return slot below the stack pointer.
+                TrialProgram::Landing => Cookie::of_landing(LandingId(site.probe.0), -8),
+            };
             UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(site.offset.0),
-                cookie: Some(Cookie::new(site.probe, Role::Enter, flags, 0).0),
+                cookie: Some(cookie.0),
             }
         });
-        let program = load::uprobe(&mut self.bpf, Role::Enter)
+        let program = load::uprobe(&mut self.bpf, role)
             .map_err(|error| ProgramError::IOError(std::io::Error::other(error)))?;
         let id = program.attach(points, &self.file, scope)?;
         self.links.push(program.take_link(id)?);

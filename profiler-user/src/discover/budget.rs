@@ -185,8 +185,11 @@ mod tests {
             at_ret: profiler_common::CaptureProgram::default(),
             notes: Vec::new(),
         };
-        let costs =
-            Costs { trap: [90.0, 500.0, 3_000.0], event: [100.0, 140.0, 200.0], measured: true };
+        let costs = Costs {
+            trap: [90.0, 500.0, 3_000.0],
+            event: [100.0, 140.0, 200.0],
+            ..Costs::default()
+        };
         assert_eq!(call_cost_ns(&probe, &costs), 640 + 3_100);
         assert_eq!(call_cost_ns(&probe, &Costs::default()), 2_600 + 4_000);
     }

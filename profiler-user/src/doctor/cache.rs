@@ -19,12 +19,15 @@ use crate::target::boot_id;
 
 const FILE: &str = "kernel.json";
 const ROOTS: &str = "/run/qprof";
+/// Of what is kept: another number where something else is tried or measured.
+const FORMAT: u32 = 1;
 /// No entry is nearly as large.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// What an entry must be of to be believed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Key {
+    format: u32,
     version: String,
     kernel: String,
     boot: String,
@@ -113,9 +116,10 @@ impl Cache {
         // The key alone first: what another version wrote may look otherwise, and is not damaged.
         let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-        let key = value.get("key").and_then(|key| Key::deserialize(key).ok());
+        let key = value.get("key").filter(|key| key.is_object());
         let key = key.ok_or_else(|| damaged("it has no key".to_owned()))?;
-        if Some(key) != key_of_now() {
+        let key = Key::deserialize(key).ok();
+        if key.is_none() || key != key_of_now() {
             return Err(CacheError::Old { path: path.to_owned() });
         }
         let entry: Entry =
@@ -168,7 +172,7 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
 
 fn key_of_now() -> Option<Key> {
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    Some(Key { version, kernel: kernel_release(), boot: boot_id()? })
+    Some(Key { format: FORMAT, version, kernel: kernel_release(), boot: boot_id()? })
 }
 
 #[cfg(test)]
@@ -249,6 +253,8 @@ mod tests {
         let boot = boot_id().unwrap();
         let old = text.replace(&boot, "00000000-0000-0000-0000-000000000000");
         fs::write(&path, old.replace("\"forms\"", "\"something_else\"")).unwrap();
+        assert!(matches!(cache.read(), Err(CacheError::Old { .. })));
+        fs::write(&path, text.replace("\"format\"", "\"form\"")).unwrap();
         assert!(matches!(cache.read(), Err(CacheError::Old { .. })));
         fs::write(&path, text.replace("\"forms\"", "\"something_else\"")).unwrap();
         assert!(matches!(cache.read(), Err(CacheError::Damaged { .. })));

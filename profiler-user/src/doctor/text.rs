@@ -104,6 +104,8 @@ fn costs(calibration: &Calibration, costs: &Costs, line: &mut impl FnMut(&str, &
     line("  and of its event", &events.join(", "));
     if let Some(event) = calibration.events.first() {
         let two = event.hit_on_two_threads_ns;
+        let landing = calibration.unmatched_landing_ns;
+        line("  unmatched landing", &format!("{landing:.0} ns"));
         line("  on two threads", &format!("{two:.0} ns an emulated hit with its event"));
     }
 }

@@ -41,6 +41,8 @@ pub struct Costs {
     pub trap: [f64; 3],
     /// To record an event, besides, by [`EventWords::ALL`].
     pub event: [f64; 3],
+    /// A landing that a call comes by which nobody asked about, trap and all.
+    pub unmatched_landing: f64,
     /// Measured on this machine, not assumed.
     pub measured: bool,
 }
@@ -49,7 +51,12 @@ impl Default for Costs {
     /// Of a machine that was never calibrated: deliberately high, so that a prediction errs towards
     /// less watching.
     fn default() -> Self {
-        Self { trap: [400.0, 2_400.0, 3_900.0], event: [100.0, 200.0, 400.0], measured: false }
+        Self {
+            trap: [400.0, 2_400.0, 3_900.0],
+            event: [100.0, 200.0, 400.0],
+            unmatched_landing: 2_500.0,
+            measured: false,
+        }
     }
 }
 
@@ -107,8 +114,11 @@ mod tests {
 
     #[test]
     fn words_are_between_what_was_measured() {
-        let costs =
-            Costs { trap: [100.0, 500.0, 3_000.0], event: [200.0, 260.0, 300.0], measured: true };
+        let costs = Costs {
+            trap: [100.0, 500.0, 3_000.0],
+            event: [200.0, 260.0, 300.0],
+            ..Costs::default()
+        };
         assert_eq!(costs.hit_ns(CostClass::Optimised), 300);
         assert_eq!(costs.event_ns(CostClass::Emulated, 1), 730);
         assert_eq!(costs.event_ns(CostClass::Emulated, 2), 760);

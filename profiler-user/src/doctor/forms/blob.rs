@@ -35,6 +35,8 @@ pub(super) struct Blob {
     pub(super) traps: Vec<(FormKind, Pair)>,
     /// To be timed: an event with so many words.
     pub(super) events: Vec<(EventWords, Pair)>,
+    /// To be timed: where calls come back that nobody asked about.
+    pub(super) landing: Pair,
     /// For the link that filters by process.
     pub(super) filtered: Place,
 }
@@ -56,10 +58,11 @@ impl Blob {
         let events = nop.map_or_else(Vec::new, |case| {
             EventWords::ALL.into_iter().map(|words| (words, pair(case))).collect()
         });
-        let filtered =
-            nop.map_or(Place { start: 0, site: FileOffset(0) }, |case| pair(case).probed);
+        let nowhere = Place { start: 0, site: FileOffset(0) };
+        let landing = nop.map_or(Pair { plain: nowhere, probed: nowhere }, &mut pair);
+        let filtered = nop.map_or(nowhere, |case| pair(case).probed);
         bytes.resize(bytes.len().next_multiple_of(PAGE), 0xcc);
-        Self { bytes, forms, cases, traps, events, filtered }
+        Self { bytes, forms, cases, traps, events, landing, filtered }
     }
 }
 
@@ -82,7 +85,7 @@ mod tests {
         let pairs = pairs.chain(blob.events.iter().map(|(_, pair)| pair));
         let mut sites: Vec<u64> = blob.cases.iter().flatten().map(|place| place.site.0).collect();
         sites.extend(pairs.flat_map(|pair| [pair.plain.site.0, pair.probed.site.0]));
-        sites.push(blob.filtered.site.0);
+        sites.extend([blob.filtered, blob.landing.plain, blob.landing.probed].map(|p| p.site.0));
         let count = sites.len();
         sites.sort_unstable();
         sites.dedup();

@@ -13,7 +13,7 @@ use super::snippet::{Case, Form, Needs};
 use super::subject::{NoAnswer, Subject, make_file};
 use super::time::{self, Calibration, NotTimed};
 use super::verdict::{FormResult, Verdict, kernel_forms, set_used};
-use crate::attach::{AttachError, Trial, TrialSite};
+use crate::attach::{AttachError, Trial, TrialProgram, TrialSite};
 use crate::plan::KernelForms;
 
 /// How often each snippet is run under its probe: the kernel optimises a probe at its first hit, and
@@ -251,7 +251,8 @@ fn attach(blob: &Blob, trial: &mut Trial, tried: &mut [Trying]) -> Result<usize,
     for case in tried.iter().filter(|case| case.verdict.is_none()) {
         let place = blob.cases.get(case.form).and_then(|cases| cases.get(case.case));
         let (Some(form), Some(place)) = (case.form(blob), place) else { continue };
-        let site = TrialSite { offset: place.site, probe: case.probe, captures: false };
+        let site =
+            TrialSite { offset: place.site, probe: case.probe, program: TrialProgram::Enter };
         if form.kind.is_some() {
             used.push(site);
         } else if form.cases.iter().any(Case::is_doubtful) {
@@ -324,8 +325,11 @@ fn pid_filter(
     subject: &mut Subject,
     probe: usize,
 ) -> Result<Verdict, NotTried> {
-    let site =
-        TrialSite { offset: blob.filtered.site, probe: ProbeId(probe as u16), captures: false };
+    let site = TrialSite {
+        offset: blob.filtered.site,
+        probe: ProbeId(probe as u16),
+        program: TrialProgram::Enter,
+    };
     if !trial.attach(&[site], Some(subject.pid()))?.is_empty() {
         return Ok(Verdict::Refused);
     }
@@ -348,7 +352,8 @@ fn calibration(
 ) -> Result<Calibration, NotTimed> {
     let sites = time::sites(blob, allowed, first);
     time::capture(trial, blob, &sites)?;
-    let refused = trial.attach(&sites, None)?;
+    let mut refused = trial.attach(&sites, None)?;
+    refused.extend(trial.attach(&time::landings(blob, first + sites.len()), None)?);
     trial.forget(subject.pid());
     if let Some(refused) = refused.first() {
         return Err(NotTimed::Refused { offset: refused.offset });

@@ -3,9 +3,9 @@
 use profiler_common::{Capture, CaptureProgram, ProbeId, Source};
 use serde::{Deserialize, Serialize};
 
-use super::blob::Blob;
+use super::blob::{Blob, Pair};
 use super::subject::{NoAnswer, Subject};
-use crate::attach::{AttachError, Trial, TrialSite};
+use crate::attach::{AttachError, Trial, TrialProgram, TrialSite};
 use crate::plan::{CostClass, Costs, EventWords, FormKind, KernelForms};
 
 /// What a trap costs: to come to a program that turns away at once, and back.
@@ -35,6 +35,8 @@ pub struct Calibration {
     pub traps: Vec<TrapCost>,
     /// By number of words.
     pub events: Vec<EventCost>,
+    /// A landing that a call comes by which nobody asked about, trap and all; nanoseconds.
+    pub unmatched_landing_ns: f64,
 }
 
 impl Calibration {
@@ -59,7 +61,8 @@ impl Calibration {
             emulated,
             class(CostClass::SingleStepped)?,
         ];
-        Some(Costs { trap, event: [none?, two?, six?], measured: true })
+        let unmatched_landing = Some(self.unmatched_landing_ns).filter(sane)?;
+        Some(Costs { trap, event: [none?, two?, six?], unmatched_landing, measured: true })
     }
 }
 
@@ -79,14 +82,22 @@ pub(super) enum NotTimed {
 /// The sites to be timed, for the numbers from `first` on: those of the traps, then of the events.
 pub(super) fn sites(blob: &Blob, forms: KernelForms, first: usize) -> Vec<TrialSite> {
     let traps = blob.traps.iter().filter(|(kind, _)| forms.allows(*kind));
-    let traps = traps.map(|(_, pair)| (pair, false));
-    let events = blob.events.iter().map(|(words, pair)| (pair, *words != EventWords::None));
-    let site = |(index, (pair, captures)): (usize, (&super::blob::Pair, bool))| TrialSite {
-        offset: pair.probed.site,
-        probe: ProbeId(index as u16),
-        captures,
-    };
-    traps.chain(events).enumerate().map(|(n, of)| site((first + n, of))).collect()
+    let traps = traps.map(|(_, pair)| (pair, TrialProgram::Enter));
+    let events = blob.events.iter().map(|(words, pair)| match words {
+        EventWords::None => (pair, TrialProgram::Enter),
+        EventWords::Two | EventWords::Six => (pair, TrialProgram::Capture),
+    });
+    let sites = traps.chain(events).enumerate();
+    sites.map(|(n, (pair, program))| site(pair, first + n, program)).collect()
+}
+
+/// The landing to be timed.
+pub(super) fn landings(blob: &Blob, number: usize) -> [TrialSite; 1] {
+    [site(&blob.landing, number, TrialProgram::Landing)]
+}
+
+const fn site(pair: &Pair, number: usize, program: TrialProgram) -> TrialSite {
+    TrialSite { offset: pair.probed.site, probe: ProbeId(number as u16), program }
 }
 
 /// Says what the events of those sites carry.
@@ -96,7 +107,7 @@ pub(super) fn capture(
     sites: &[TrialSite],
 ) -> Result<(), AttachError> {
     let events = sites.iter().rev().zip(blob.events.iter().rev());
-    for (site, (words, _)) in events.filter(|(site, _)| site.captures) {
+    for (site, (words, _)) in events.filter(|(site, _)| site.program == TrialProgram::Capture) {
         trial.capture(site.probe, &program(*words))?;
     }
     Ok(())
@@ -136,8 +147,8 @@ pub(super) fn calibrate(
         let ns = (hit - trap).max(0.0);
         calibration.events.push(EventCost { words: *words, ns, hit_on_two_threads_ns });
     }
-    // What else a hit can come to (an exit that belongs to no open call) is timed here, in the same
-    // way: sites of its own in `sites`, an entry of its own in `Calibration`.
+    let (plain, probed) = (blob.landing.plain.start, blob.landing.probed.start);
+    calibration.unmatched_landing_ns = median(subject.time(plain, probed, 1)?);
     if trial.lost()? != lost {
         return Err(NotTimed::Lost);
     }
@@ -171,6 +182,7 @@ mod tests {
                 event(EventWords::Two, 200.0),
                 event(EventWords::Six, 300.0),
             ],
+            unmatched_landing_ns: 650.0,
         }
     }
 

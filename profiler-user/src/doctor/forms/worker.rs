@@ -33,7 +33,7 @@ pub(super) const READY: u64 = 3;
 const REQUEST: usize = 20;
 /// The processor time after which a child that does nothing else than run snippets must have lost
 /// its way, seconds.
-const MOST_CPU: u64 = 20;
+const MOST_CPU: u64 = 5;
 /// How long one turn of calls is to take, and how many of them are compared.
 const TURN: Duration = Duration::from_micros(250);
 const TURNS: usize = 15;
