@@ -49,7 +49,7 @@ pub(super) fn begin(
         let service = map.as_ref().map_or("unknown", |map| map.system.as_str()).to_owned();
         let targets = if aim.children { Targets::Tree } else { Targets::Several };
         let mut live = load(map, targets)?;
-        let (command, target) = Started::hold(words, &mut live)?;
+        let (command, target) = Started::hold(words, &mut live, aim.search.forms)?;
         resources.fall_back_on(&service);
         recorder(&mut live, &target, &service)?;
         live.follow(&target)?;

@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::live::{Live, LiveError};
 use super::prepare::PrepareError;
 use crate::model::Pid;
-use crate::plan;
+use crate::plan::{self, KernelForms};
 use crate::symbols::{SymbolError, entry_point};
 use crate::target::{Target, TargetError};
 
@@ -79,6 +79,8 @@ pub(super) struct Started {
     child: Child,
     program: String,
     ended: Option<ExitStatus>,
+    /// Which forms of instructions this kernel may be trusted with.
+    forms: KernelForms,
 }
 
 impl Started {
@@ -90,11 +92,13 @@ impl Started {
     pub(super) fn hold(
         words: &[OsString],
         live: &mut Live,
+        forms: KernelForms,
     ) -> Result<(Self, Target), CommandError> {
         let program = words.first().map_or_else(String::new, |w| w.to_string_lossy().into_owned());
         let start = |source| CommandError::Start { program: program.clone(), source };
         let child = Command::new("/proc/self/exe").arg("exec-held").args(words).spawn();
-        let mut this = Self { child: child.map_err(start)?, program: program.clone(), ended: None };
+        let child = child.map_err(start)?;
+        let mut this = Self { child, program: program.clone(), ended: None, forms };
         let pid = Pid(this.child.id());
         this.until_stopped()?;
         live.attached().hold(pid).map_err(LiveError::Attach)?;
@@ -120,7 +124,7 @@ impl Started {
         let target = Target::open(pid)?;
         let exe = target.objects.first().ok_or(TargetError::Exited(pid))?;
         let entry = entry_point(&exe.open_path, &exe.path)?;
-        if plan::entry_cost(&entry.bytes).is_none() {
+        if plan::entry_cost(&entry.bytes, self.forms).is_none() {
             return Err(CommandError::Entry { program: self.program.clone() });
         }
         live.attached().stop_at(pid, exe, entry.offset).map_err(LiveError::Attach)?;

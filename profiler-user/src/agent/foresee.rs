@@ -7,7 +7,8 @@ use profiler_common::Role;
 
 use crate::model::{VirtAddr, Watches};
 use crate::plan::{
-    CallScan, ForeseenReturn, PlannedProbe, ProbePlan, Return, ReturnNeeds, Site, predict,
+    CallScan, ForeseenReturn, KernelForms, PlannedProbe, ProbePlan, Return, ReturnNeeds, Site,
+    predict,
 };
 use crate::symbols::{SymbolError, SymbolSet};
 use crate::target::ObjectId;
@@ -19,7 +20,11 @@ const FORESEEN: usize = 4096;
 
 /// Looks for the direct callers of a plan's functions, and where they go on. What cannot be read has
 /// none.
-pub(super) fn foresee(plan: &ProbePlan, symbols: &SymbolSet) -> Vec<ForeseenReturn> {
+pub(super) fn foresee(
+    plan: &ProbePlan,
+    symbols: &SymbolSet,
+    forms: KernelForms,
+) -> Vec<ForeseenReturn> {
     let mut by_object: BTreeMap<ObjectId, Vec<&PlannedProbe>> = BTreeMap::new();
     for (probe, rule) in plan.probes.iter().zip(&plan.rules.probes) {
         if rule.watches == Watches::Calls {
@@ -47,9 +52,9 @@ pub(super) fn foresee(plan: &ProbePlan, symbols: &SymbolSet) -> Vec<ForeseenRetu
             .collect();
         let containing = |address| symbols.containing(object, address);
         let valued = (needs != ReturnNeeds::Nothing)
-            .then(|| predict(&addresses, needs, &containing))
+            .then(|| predict(&addresses, needs, &containing, forms))
             .unwrap_or_default();
-        for predicted in predict(&addresses, ReturnNeeds::Nothing, &containing) {
+        for predicted in predict(&addresses, ReturnNeeds::Nothing, &containing, forms) {
             let address = predicted.return_address;
             if matches!(predicted.plan.first, Return::None(_)) {
                 continue;

@@ -11,7 +11,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::learn::{Answer, Learned, Learner, News, Question, Recheck, Unknown};
 use crate::attach::{AttachError, Attached, NewLanding};
 use crate::model::{Ahead, Event, EventBody, FileOffset, Pid, ReturnAddr, Wanted};
-use crate::plan::{self, CostClass, ForeseenReturn, LandingSite, ProbePlan, ReturnNeeds, Up};
+use crate::plan::{
+    self, CostClass, ForeseenReturn, KernelForms, LandingSite, ProbePlan, ReturnNeeds, Up,
+};
 use crate::target::{CodeMap, Inode, MappedCode, MappedObject, Target};
 
 /// How many answers one turn takes: to attach them takes the kernel its time.
@@ -138,10 +140,11 @@ pub(super) struct Landings {
 }
 
 impl Landings {
-    pub(super) fn start() -> std::io::Result<Self> {
+    /// `forms`: what this kernel may be trusted with.
+    pub(super) fn start(forms: KernelForms) -> std::io::Result<Self> {
         let nowhere = Place { inode: (0, 0), offset: FileOffset(0), slot_offset: 0 };
         Ok(Self {
-            learner: Learner::start()?,
+            learner: Learner::start(forms)?,
             known: FxHashMap::default(),
             asked: FxHashSet::default(),
             ids: FxHashMap::default(),

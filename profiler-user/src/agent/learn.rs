@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use crate::model::{Pid, ReturnAddr, Wanted};
-use crate::plan::{self, NoLanding, ReturnNeeds, ReturnPlan, Returns};
+use crate::plan::{self, KernelForms, NoLanding, ReturnNeeds, ReturnPlan, Returns};
 use crate::symbols::SymbolSet;
 use crate::target::{CodeMap, Inode, MappedCode, MappedObject, ObjectId, Target};
 
@@ -93,16 +93,17 @@ pub(super) struct Learner {
 }
 
 impl Learner {
-    pub(super) fn start() -> std::io::Result<Self> {
+    /// `forms`: what this kernel may be trusted with.
+    pub(super) fn start(forms: KernelForms) -> std::io::Result<Self> {
         let (jobs, todo) = sync_channel(WAITING);
         let (tell, news) = sync_channel(WAITING);
         thread::Builder::new().name("qprof-learn".to_owned()).spawn(move || {
-            let mut reader = Reader::default();
+            let mut reader = Reader::new(forms);
             loop {
                 let job = match todo.recv_timeout(IDLE) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
-                        reader = Reader::default();
+                        reader = Reader::new(forms);
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -155,15 +156,19 @@ fn moved(recheck: Recheck) -> News {
 }
 
 /// What has been read for the questions so far.
-#[derive(Default)]
 struct Reader {
+    forms: KernelForms,
     maps: FxHashMap<Pid, CodeMap>,
     objects: FxHashMap<Inode, (Arc<MappedObject>, SymbolSet)>,
 }
 
 impl Reader {
+    fn new(forms: KernelForms) -> Self {
+        Self { forms, maps: FxHashMap::default(), objects: FxHashMap::default() }
+    }
+
     fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
-        let (address, pid) = (question.address, question.pid);
+        let (address, pid, forms) = (question.address, question.pid, self.forms);
         // The byte before it: the call may be the last instruction of a mapping.
         let last = address.0.checked_sub(1).ok_or(Unknown::NoFile)?;
         let code = self.place(pid, last).ok_or(Unknown::NoFile)?;
@@ -171,7 +176,7 @@ impl Reader {
         let id = ObjectId(0);
         let call = symbols.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
         let function = symbols.containing(id, call).ok_or(Unknown::NoFunction)?;
-        let returns = Returns::of(&function).map_err(|_unreadable| Unknown::NoFunction)?;
+        let returns = Returns::of(&function, forms).map_err(|_unreadable| Unknown::NoFunction)?;
         let back = crate::model::VirtAddr(call.0.saturating_add(1));
         let plan = returns.at(back, ReturnNeeds::Nothing);
         if let plan::Return::None(why) = &plan.first {

@@ -185,7 +185,7 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
             (target, planned.satisfied, planned.plan)
         }
         (None, _) => {
-            let plan = plan_for_loading(&target, &SymbolSet::new(&target));
+            let plan = plan_for_loading(&target, &SymbolSet::new(&target), search.forms);
             (target, Vec::new(), plan)
         }
     };

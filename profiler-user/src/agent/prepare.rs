@@ -11,7 +11,7 @@ use super::fitting::fit;
 use super::foresee::foresee;
 use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
-use crate::plan::{self, PlanError, ProbePlan};
+use crate::plan::{self, KernelForms, PlanError, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
 use crate::target::{ObjectId, Target, TargetError};
 
@@ -26,13 +26,15 @@ pub struct Aim {
     pub search: Search,
 }
 
-/// How maps and functions are looked for.
+/// How maps and functions are looked for, and what of them may be probed.
 #[derive(Clone, Debug, Default)]
 pub struct Search {
     /// Folders with maps, besides the built-in ones.
     pub folders: Arc<[PathBuf]>,
     /// How many functions one pattern may match.
     pub max_functions: usize,
+    /// Which forms of instructions this kernel may be trusted with.
+    pub forms: KernelForms,
 }
 
 /// A target with the plan for it; nothing is attached yet.
@@ -197,7 +199,7 @@ pub(super) fn plan_for_what_is_there(
     match plan_for(&map, target, symbols, search) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
             let satisfied = vec![false; plan::selectors(&map).len()];
-            Ok(Planned { plan: plan_for_loading(target, symbols), satisfied })
+            Ok(Planned { plan: plan_for_loading(target, symbols, search.forms), satisfied })
         }
         planned => planned,
     }
@@ -223,17 +225,23 @@ pub(super) fn plan_for_additions(
         }
         found.push(symbols.find(selector, search.max_functions)?);
     }
-    let plan = match assemble(&map, target, &symbols, &found) {
-        Err(PrepareError::Plan(PlanError::Nothing { .. })) => plan_for_loading(target, &symbols),
+    let plan = match assemble(&map, target, &symbols, &found, search.forms) {
+        Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
+            plan_for_loading(target, &symbols, search.forms)
+        }
         plan => plan?,
     };
     Ok(Planned { plan, satisfied: satisfied.to_vec() })
 }
 
 /// A plan for the dynamic loader alone.
-pub(super) fn plan_for_loading(target: &Target, symbols: &SymbolSet) -> ProbePlan {
+pub(super) fn plan_for_loading(
+    target: &Target,
+    symbols: &SymbolSet,
+    forms: KernelForms,
+) -> ProbePlan {
     let mut plan = ProbePlan::default();
-    add_silent(&mut plan, target, symbols, |watches| watches == Watches::Loading);
+    add_silent(&mut plan, target, symbols, forms, |watches| watches == Watches::Loading);
     plan
 }
 
@@ -246,7 +254,7 @@ fn plan_for(
     let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
     let in_exe = |found: &Found| found.functions.iter().any(|of| of.object == ObjectId(0));
     let satisfied = found.iter().map(in_exe).collect();
-    Ok(Planned { plan: assemble(map, target, symbols, &found)?, satisfied })
+    Ok(Planned { plan: assemble(map, target, symbols, &found, search.forms)?, satisfied })
 }
 
 fn assemble(
@@ -254,12 +262,13 @@ fn assemble(
     target: &Target,
     symbols: &SymbolSet,
     found: &[Found],
+    forms: KernelForms,
 ) -> Result<ProbePlan, PrepareError> {
     let lookup = |object, address| symbols.function_at(object, address);
-    let mut plan = plan::build(map, target, found, &lookup)?;
-    add_silent(&mut plan, target, symbols, |_| true);
+    let mut plan = plan::build(map, target, found, &lookup, forms)?;
+    add_silent(&mut plan, target, symbols, forms, |_| true);
     add_sources(&mut plan, symbols);
-    plan.foreseen = foresee(&plan, symbols);
+    plan.foreseen = foresee(&plan, symbols, forms);
     Ok(plan)
 }
 
@@ -267,11 +276,12 @@ fn add_silent(
     plan: &mut ProbePlan,
     target: &Target,
     symbols: &SymbolSet,
+    forms: KernelForms,
     wanted: impl Fn(Watches) -> bool,
 ) {
     for (watches, select) in plan::silent() {
         if wanted(watches) {
-            plan::add_silent(plan, target, watches, &symbols.everywhere(&select));
+            plan::add_silent(plan, target, watches, &symbols.everywhere(&select), forms);
         }
     }
 }

@@ -25,12 +25,15 @@ pub struct AttachOptions {
     /// Log every event from within the kernel, to `tracing` (target `qprof::kernel`, level debug): for debugging the kernel
     /// side itself. Off, the verifier removes it.
     pub kernel_log: bool,
+    /// Let links filter by process where the kernel says that it does that right; false where it was
+    /// seen not to.
+    pub link_filter: bool,
 }
 
 impl Default for AttachOptions {
     /// 4 MiB: 65,000 events without words, 1.6 seconds of 20,000 calls a second.
     fn default() -> Self {
-        Self { ring_bytes: 4 << 20, kernel_log: false }
+        Self { ring_bytes: 4 << 20, kernel_log: false, link_filter: true }
     }
 }
 
@@ -84,7 +87,9 @@ impl Attached {
             done: FxHashSet::default(),
             abandoned: FxHashSet::default(),
             targets,
-            by_process: targets != Targets::Tree && link_filters_by_process()?,
+            by_process: targets != Targets::Tree
+                && options.link_filter
+                && link_filters_by_process()?,
             bpf,
         })
     }

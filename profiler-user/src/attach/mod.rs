@@ -20,6 +20,7 @@ mod landings;
 mod links;
 mod load;
 mod sites;
+mod trial;
 
 pub use attached::{AttachOptions, Attached, Targets};
 pub use counts::KernelCounts;
@@ -29,3 +30,4 @@ pub use features::{
 };
 pub use landings::NewLanding;
 pub use sites::RefusedSite;
+pub use trial::{Trial, TrialProgram, TrialSite};

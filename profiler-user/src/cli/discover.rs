@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::units;
 use crate::agent::{DiscoverSettings, discover};
+use crate::doctor::tried_kernel;
 use crate::model::Pid;
 
 /// Watch an unknown server briefly and write a first symbol map for it
@@ -62,6 +63,7 @@ pub(super) fn run(args: &DiscoverArgs, quiet: bool, out: &mut impl Write) -> any
         duration: args.duration,
         object: args.object.clone(),
         max_functions: args.max_functions.min(profiler_common::MAX_PROBES as usize / 4),
+        kernel: tried_kernel(),
     })?;
     match &args.output {
         None => out.write_all(found.text.as_bytes())?,

@@ -93,6 +93,9 @@ enum Command {
     /// The child that `doctor` traces.
     #[command(hide = true)]
     SelfTestChild,
+    /// The child whose instructions `doctor` probes, in code that it finds in an open file.
+    #[command(hide = true)]
+    FormTestChild { file: i32 },
     /// What becomes the program of `run -- CMD`.
     #[command(hide = true)]
     ExecHeld {
@@ -150,6 +153,7 @@ pub fn run(cli: Cli) -> ExitCode {
             generate::run(&args, Cli::command(), &mut out).map(|()| Outcome::Ok)
         }
         Command::SelfTestChild => doctor::child().map(|()| Outcome::Ok),
+        Command::FormTestChild { file } => doctor::form_child(file).map(|()| Outcome::Ok),
         Command::ExecHeld { words } => return agent::exec_held(&words).into(),
     };
     let flushed = out.flush().map_err(anyhow::Error::from);

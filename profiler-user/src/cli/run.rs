@@ -11,6 +11,7 @@ use super::{Outcome, units};
 use crate::agent::{self, Exits, RunSettings};
 use crate::attach::AttachOptions;
 use crate::config::Settings;
+use crate::doctor::tried_kernel;
 use crate::sink::{OtlpFlags, Protocol};
 use crate::ui::TreeStyle;
 
@@ -193,11 +194,13 @@ impl OutArgs {
 
 pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<ExitCode> {
     let file = args.config.load()?;
+    let kernel = tried_kernel();
     let settings = RunSettings {
-        aim: settings::run_aim(&args.target, &args.map, args.max_functions, &file)?,
+        aim: settings::run_aim(&args.target, &args.map, args.max_functions, &file, kernel.forms)?,
         attach: AttachOptions {
             ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
             kernel_log: args.kernel_log,
+            link_filter: kernel.link_filter,
         },
         exits: match args.exits {
             ExitsArg::Landings => Exits::Landings,

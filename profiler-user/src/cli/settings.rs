@@ -8,6 +8,7 @@ use clap::Args;
 use crate::agent::{Aim, RunAim, Search, Whom};
 use crate::config::{Settings, SettingsError, load_settings};
 use crate::model::Pid;
+use crate::plan::KernelForms;
 
 /// How many functions a pattern may match, unless something else is said.
 const MAX_FUNCTIONS: usize = 256;
@@ -51,12 +52,14 @@ pub(super) struct TargetArgs {
     command: Vec<OsString>,
 }
 
-/// Whom to profile by which maps: flag, then file, then default.
+/// Whom to profile by which maps: flag, then file, then default. `forms`: what this kernel may be
+/// trusted with.
 pub(super) fn run_aim(
     args: &TargetArgs,
     maps: &[String],
     max_functions: Option<usize>,
     settings: &Settings,
+    forms: KernelForms,
 ) -> Result<RunAim, SettingsError> {
     let file = &settings.target;
     let pids = |pids: &[u32]| Whom::Processes(pids.iter().copied().map(Pid).collect());
@@ -79,17 +82,18 @@ pub(super) fn run_aim(
         follow: follow && !matches!(whom, Whom::Command(_)),
         whom,
         children: args.children || file.children == Some(true),
-        search: search(max_functions, settings),
+        search: search(max_functions, settings, forms),
         maps: named(maps, settings),
     })
 }
 
-/// The one process to look at, by which maps.
+/// The one process to look at, by which maps; `forms`: what this kernel may be trusted with.
 pub(super) fn aim(
     pid: Option<u32>,
     maps: &[String],
     max_functions: Option<usize>,
     settings: &Settings,
+    forms: KernelForms,
 ) -> Result<Aim, SettingsError> {
     let pid = match (pid, settings.target.pids.as_slice()) {
         (Some(pid), _) => pid,
@@ -97,7 +101,7 @@ pub(super) fn aim(
         (None, []) => return Err(SettingsError::NoTarget),
         (None, _) => return Err(SettingsError::SeveralTargets),
     };
-    let search = search(max_functions, settings);
+    let search = search(max_functions, settings, forms);
     Ok(Aim { pid: Pid(pid), maps: named(maps, settings), search })
 }
 
@@ -105,8 +109,9 @@ fn named(maps: &[String], settings: &Settings) -> Vec<String> {
     if maps.is_empty() { settings.maps.clone() } else { maps.to_vec() }
 }
 
-fn search(max_functions: Option<usize>, settings: &Settings) -> Search {
+fn search(max_functions: Option<usize>, settings: &Settings, forms: KernelForms) -> Search {
     Search {
+        forms,
         folders: settings.map_dirs.clone().into(),
         max_functions: max_functions.or(settings.max_functions).unwrap_or(MAX_FUNCTIONS),
     }

@@ -1,12 +1,20 @@
 //! Whether this machine can do it: the kernel is asked, not guessed, and a child is traced.
 
+mod cache;
+mod forms;
+mod measured;
 mod remedies;
 mod self_test;
+mod text;
 
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
+pub use forms::{
+    Calibration, EventCost, FormResult, Position, TrapCost, Verdict, child as form_child,
+};
+pub use measured::{Knowledge, Measured, known_kernel, tried_kernel};
 pub use self_test::{SelfTest, child, self_test};
 
 use remedies::{Remedies, bpf_refused, remedies, word};
@@ -25,6 +33,9 @@ pub struct Diagnosis {
     pub confinement: Confinement,
     /// What became of tracing a child of our own; none if the kernel rules it out.
     pub self_test: Option<SelfTest>,
+    /// Which instructions this kernel handles under a probe, and what hits cost; none if the
+    /// self-test did not pass.
+    pub probes: Option<Knowledge>,
     /// Whether `run` can work here.
     pub ready: bool,
     /// What is missing, and what to do about it; empty when ready.
@@ -35,9 +46,9 @@ pub struct Diagnosis {
     pub container: Vec<String>,
 }
 
-/// Examines this machine.
+/// Examines this machine. `again`: measure what is known from earlier too.
 #[must_use]
-pub fn diagnose() -> Diagnosis {
+pub fn diagnose(again: bool) -> Diagnosis {
     let kernel = kernel_features();
     let confinement = confinement();
     let found = remedies(&kernel, &confinement, bpf_refused().as_ref());
@@ -48,7 +59,18 @@ pub fn diagnose() -> Diagnosis {
     }
     let version = env!("CARGO_PKG_VERSION");
     let ready = remedies.is_empty();
-    Diagnosis { version, kernel, confinement, self_test, ready, remedies, advice, container }
+    let probes = ready.then(|| measured::knowledge(again));
+    Diagnosis {
+        version,
+        kernel,
+        confinement,
+        self_test,
+        probes,
+        ready,
+        remedies,
+        advice,
+        container,
+    }
 }
 
 impl Diagnosis {
@@ -73,6 +95,9 @@ impl Diagnosis {
             ),
             Some(SelfTest::Failed { why }) => row("self-test", &format!("FAILED: {why}")),
             None => row("self-test", "not run"),
+        }
+        if let Some(probes) = &self.probes {
+            text::probes(&mut text, probes);
         }
         text.push('\n');
         if self.ready {

@@ -76,7 +76,7 @@ fn attempt() -> anyhow::Result<Duration> {
 
 fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Vec<Trace>)> {
     let options = LiveOptions {
-        attach: AttachOptions { ring_bytes: 1 << 20, kernel_log: false },
+        attach: AttachOptions { ring_bytes: 1 << 20, ..AttachOptions::default() },
         grace: Duration::from_secs(1),
         exits: Exits::default(),
     };

@@ -2,11 +2,11 @@
 
 use iced_x86::{Formatter, Instruction, IntelFormatter};
 
-use super::CostClass;
 use super::enter::{Enters, enters};
 use super::exits::{Indirect, Leaves, leaves};
 use super::flow::Flow;
 use super::listing::{Listing, Refused};
+use super::{CostClass, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::Function;
 
@@ -34,25 +34,27 @@ pub(super) struct Analysis {
     pub(super) notes: Vec<String>,
 }
 
-/// Analyses a function. `starts_another`: whether another function starts at an address.
+/// Analyses a function. `starts_another`: whether another function starts at an address. `forms`:
+/// what this kernel may be trusted with.
 pub(super) fn analyse(
     function: &Function,
     starts_another: &dyn Fn(VirtAddr) -> bool,
+    forms: KernelForms,
 ) -> Result<Analysis, Refused> {
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
-    let leaves = leaves(&listing, &flow);
-    let enters = enters(&listing, &flow, &leaves, starts_another)?;
+    let leaves = leaves(&listing, &flow, forms);
+    let enters = enters(&listing, &flow, &leaves, starts_another, forms)?;
     let notes = notes(&leaves, &flow);
     Ok(Analysis { enters, leaves, notes })
 }
 
 /// Analyses only how a function is left: for the target of a tail call, which is not entered by
 /// our account.
-pub(super) fn analyse_leaves(function: &Function) -> Result<Leaves, Refused> {
+pub(super) fn analyse_leaves(function: &Function, forms: KernelForms) -> Result<Leaves, Refused> {
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
-    Ok(leaves(&listing, &flow))
+    Ok(leaves(&listing, &flow, forms))
 }
 
 /// Writes instructions as text, Intel syntax. Making one costs more than using it.

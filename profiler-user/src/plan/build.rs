@@ -8,7 +8,7 @@ use super::captures::captures_of;
 use super::catalogue::{Catalogue, Match};
 use super::enter::Needs;
 use super::reasons::{missing, pattern, why_nothing};
-use super::{CodeLookup, Missing, PlanError, ProbePlan, Skipped};
+use super::{CodeLookup, KernelForms, Missing, PlanError, ProbePlan, Skipped};
 use crate::config::{EndDecl, HandoffDecl, Selector, SpanDecl, SymbolMap};
 use crate::model::Moment;
 use crate::symbols::Found;
@@ -30,7 +30,8 @@ pub fn selectors(map: &SymbolMap) -> Vec<&Selector> {
 ///
 /// `found`: what each of [`selectors`] found, in that order. `lookup`: the function that starts at
 /// an address of an object, to follow tail calls and to know where functions begin; one that
-/// merely contains the address is taken for none. `target`: names the objects.
+/// merely contains the address is taken for none. `target`: names the objects. `forms`: what this
+/// kernel may be trusted with.
 ///
 /// # Errors
 ///
@@ -42,6 +43,7 @@ pub fn build(
     target: &Target,
     found: &[Found],
     lookup: &CodeLookup<'_>,
+    forms: KernelForms,
 ) -> Result<ProbePlan, PlanError> {
     let wanted = selectors(map).len();
     if found.len() != wanted {
@@ -55,7 +57,7 @@ pub fn build(
     let mut planner = Planner {
         map,
         found,
-        catalogue: Catalogue::of(found, lookup),
+        catalogue: Catalogue::of(found, lookup, forms),
         skipped: Vec::new(),
         missing: Vec::new(),
     };

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::KernelForms;
 use super::landing::{NoLanding, Return, ReturnNeeds, ReturnPlan, Returns};
 use crate::model::VirtAddr;
 use crate::symbols::Function;
@@ -99,11 +100,13 @@ pub struct Predicted {
 
 /// How the returns of calls can be observed that were found by [`CallScan`], by return address. What
 /// is no call after all is left out. `containing` finds the function that a byte of code lies in.
+/// `forms`: what this kernel may be trusted with.
 #[must_use]
 pub fn predict(
     return_addresses: &[VirtAddr],
     needs: ReturnNeeds,
     containing: &dyn Fn(VirtAddr) -> Option<Function>,
+    forms: KernelForms,
 ) -> Vec<Predicted> {
     let mut sorted = return_addresses.to_vec();
     sorted.sort_unstable();
@@ -120,7 +123,7 @@ pub fn predict(
         let same = others.iter().take_while(|address| lies_behind(&caller, **address)).count();
         let (here, later) = rest.split_at((same + 1).min(rest.len()));
         rest = later;
-        let returns = Returns::of(&caller);
+        let returns = Returns::of(&caller, forms);
         for &return_address in here {
             let plan = match &returns {
                 Ok(returns) => returns.at(return_address, needs),

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::CodeLookup;
 use super::analyse::{Analysis, analyse};
 use super::captures::Words;
 use super::listing::Refused;
+use super::{CodeLookup, KernelForms};
 use crate::model::{Moment, VirtAddr};
 use crate::symbols::{Found, Function};
 use crate::target::ObjectId;
@@ -45,13 +45,15 @@ pub(super) struct Catalogue<'a> {
     pub(super) drafts: Vec<Draft<'a>>,
     /// By selector: what it found.
     pub(super) matches: Vec<Vec<Match<'a>>>,
+    /// What this kernel may be trusted with.
+    pub(super) forms: KernelForms,
 }
 
 type Code = (ObjectId, VirtAddr);
 
 impl<'a> Catalogue<'a> {
     /// Takes every function found apart, each piece of code once.
-    pub(super) fn of(found: &'a [Found], lookup: &CodeLookup<'_>) -> Self {
+    pub(super) fn of(found: &'a [Found], lookup: &CodeLookup<'_>, forms: KernelForms) -> Self {
         let starts: HashSet<Code> = found.iter().flat_map(|f| &f.functions).map(code_of).collect();
         let mut units: Vec<Unit<'a>> = Vec::new();
         let mut drafts: Vec<Draft<'a>> = Vec::new();
@@ -63,7 +65,7 @@ impl<'a> Catalogue<'a> {
             let mut seen: HashSet<(usize, &str)> = HashSet::new();
             for function in &found.functions {
                 let unit = *unit_at.entry(code_of(function)).or_insert_with(|| {
-                    units.push(unit_of(function, &starts, lookup));
+                    units.push(unit_of(function, &starts, lookup, forms));
                     units.len() - 1
                 });
                 if seen.insert((unit, &function.name)) {
@@ -102,7 +104,7 @@ impl<'a> Catalogue<'a> {
                 draft.notes.push(format!("the copy at {address} is not probed: {refused}"));
             }
         }
-        Self { units, drafts, matches }
+        Self { units, drafts, matches, forms }
     }
 
     /// What a selector found.
@@ -183,6 +185,7 @@ fn unit_of<'a>(
     function: &'a Function,
     starts: &HashSet<Code>,
     lookup: &CodeLookup<'_>,
+    forms: KernelForms,
 ) -> Unit<'a> {
     let object = function.object;
     let starts_another = |address: VirtAddr| {
@@ -190,5 +193,5 @@ fn unit_of<'a>(
             && (starts.contains(&(object, address))
                 || lookup(object, address).is_some_and(|other| other.code.address == address))
     };
-    Unit { function, analysis: analyse(function, &starts_another), draft: None }
+    Unit { function, analysis: analyse(function, &starts_another, forms), draft: None }
 }

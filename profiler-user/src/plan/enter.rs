@@ -4,10 +4,10 @@
 use iced_x86::{FlowControl, InstructionInfoFactory, Register};
 use profiler_common::{Capture, Source};
 
+use super::KernelForms;
 use super::analyse::{Disassembler, SiteSpec};
 use super::exits::{Indirect, Leaves};
 use super::flow::{Depth, Flow, is_write};
-use super::form;
 use super::listing::{Listing, Refused};
 use crate::model::VirtAddr;
 
@@ -82,12 +82,13 @@ pub(super) fn enters(
     flow: &Flow,
     leaves: &Leaves,
     starts_another: &dyn Fn(VirtAddr) -> bool,
+    forms: KernelForms,
 ) -> Result<Enters, Refused> {
     let start = VirtAddr(listing.start());
     if flow.target.first().copied().unwrap_or(true) {
         return Err(Refused::LoopAtStart(start));
     }
-    let line = Line::walk(listing, flow, starts_another);
+    let line = Line::walk(listing, flow, starts_another, forms);
     let candidates: Vec<Candidate> = line
         .candidates
         .into_iter()
@@ -126,7 +127,12 @@ struct Line {
 }
 
 impl Line {
-    fn walk(listing: &Listing<'_>, flow: &Flow, starts_another: &dyn Fn(VirtAddr) -> bool) -> Self {
+    fn walk(
+        listing: &Listing<'_>,
+        flow: &Flow,
+        starts_another: &dyn Fn(VirtAddr) -> bool,
+        forms: KernelForms,
+    ) -> Self {
         let mut line = Self { candidates: Vec::new(), last_push: None };
         let mut info = InstructionInfoFactory::new();
         let mut depth = Depth::AT_ENTRY;
@@ -144,7 +150,7 @@ impl Line {
             if index > 0 && elsewhere {
                 break;
             }
-            if let Some(cost) = form::cost(bytes, index == 0) {
+            if let Some(cost) = forms.cost(bytes, index == 0) {
                 let insn = *insn;
                 let site =
                     SiteSpec { address, offset, slot_offset, cost, keeps_frame_pointer, insn };

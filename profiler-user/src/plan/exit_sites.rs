@@ -52,7 +52,7 @@ pub(super) fn resolve(
             }
         }
     }
-    let mut tails = TailCalls::new(lookup);
+    let mut tails = TailCalls::new(lookup, catalogue.forms);
     for &draft in wanted {
         for (_, function, analysis) in catalogue.copies(draft) {
             let object = function.object;

@@ -3,11 +3,10 @@
 
 use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
 
-use super::CostClass;
 use super::analyse::{Disassembler, SiteSpec};
 use super::flow::{Depth, Flow, depths, is_call};
-use super::form;
 use super::listing::{Listing, direct_target, falls_through};
+use super::{CostClass, KernelForms};
 use crate::model::VirtAddr;
 
 /// How far back the parts of a jump-table dispatch are looked for.
@@ -59,7 +58,7 @@ pub(super) struct SiteText {
 }
 
 /// Finds the ways out.
-pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
+pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow, forms: KernelForms) -> Leaves {
     let mut leaves = Leaves::default();
     let mut depth_of: Option<Vec<Option<Depth>>> = None;
     for (index, insn) in listing.insns.iter().enumerate() {
@@ -68,7 +67,7 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
         }
         let address = VirtAddr(insn.ip());
         match insn.flow_control() {
-            FlowControl::Return => leaves.add_return(listing, index, insn),
+            FlowControl::Return => leaves.add_return(listing, index, insn, forms),
             FlowControl::IndirectBranch => {
                 let depths = depth_of.get_or_insert_with(|| depths(listing, flow));
                 let depth = depths.get(index).copied().flatten().and_then(|depth| depth.sp);
@@ -84,7 +83,7 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
                     let depths = depth_of.get_or_insert_with(|| depths(listing, flow));
                     let depth = depths.get(index).copied().flatten().and_then(|depth| depth.sp);
                     if insn.flow_control() == FlowControl::UnconditionalBranch && depth == Some(0) {
-                        leaves.add_jump(listing, index, insn, VirtAddr(target));
+                        leaves.add_jump(listing, index, insn, VirtAddr(target), forms);
                     }
                 }
             }
@@ -100,9 +99,16 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow) -> Leaves {
 }
 
 impl Leaves {
-    fn add_jump(&mut self, listing: &Listing<'_>, index: usize, insn: &Instruction, to: VirtAddr) {
+    fn add_jump(
+        &mut self,
+        listing: &Listing<'_>,
+        index: usize,
+        insn: &Instruction,
+        to: VirtAddr,
+        forms: KernelForms,
+    ) {
         let Some((bytes, offset)) = listing.bytes_of(index) else { return };
-        let Some(cost) = form::cost(bytes, false) else { return };
+        let Some(cost) = forms.cost(bytes, false) else { return };
         let site = SiteSpec {
             address: VirtAddr(insn.ip()),
             offset,
@@ -114,11 +120,17 @@ impl Leaves {
         self.jumps.push((to, site));
     }
 
-    fn add_return(&mut self, listing: &Listing<'_>, index: usize, insn: &Instruction) {
+    fn add_return(
+        &mut self,
+        listing: &Listing<'_>,
+        index: usize,
+        insn: &Instruction,
+        forms: KernelForms,
+    ) {
         let address = VirtAddr(insn.ip());
         match listing.bytes_of(index) {
             // At a `ret` rsp points at the return slot: the instruction pops it.
-            Some((bytes, offset)) if form::is_plain_ret(bytes) => self.rets.push(SiteSpec {
+            Some((bytes, offset)) if forms.is_probed_ret(bytes) => self.rets.push(SiteSpec {
                 address,
                 offset,
                 slot_offset: 0,

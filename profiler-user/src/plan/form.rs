@@ -9,20 +9,20 @@
 
 use iced_x86::{Decoder, DecoderOptions};
 
-use super::CostClass;
+use super::{CostClass, FormKind, KernelForms};
 
 /// The one 5-byte nop the kernel rewrites to a call (`x86_nops[5]`).
 const NOP5: [u8; 5] = [0x0f, 0x1f, 0x44, 0x00, 0x00];
 
 /// The nops the kernel knows by their bytes: `x86_nops[1..=4]` and `[6..=8]`.
-const NOPS: [&[u8]; 7] = [
-    &[0x90],
-    &[0x66, 0x90],
-    &[0x0f, 0x1f, 0x00],
-    &[0x0f, 0x1f, 0x40, 0x00],
-    &[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00],
-    &[0x0f, 0x1f, 0x80, 0, 0, 0, 0],
-    &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0],
+const NOPS: [(&[u8], FormKind); 7] = [
+    (&[0x90], FormKind::Nop1),
+    (&[0x66, 0x90], FormKind::Nop2),
+    (&[0x0f, 0x1f, 0x00], FormKind::Nop3),
+    (&[0x0f, 0x1f, 0x40, 0x00], FormKind::Nop4),
+    (&[0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00], FormKind::Nop6),
+    (&[0x0f, 0x1f, 0x80, 0, 0, 0, 0], FormKind::Nop7),
+    (&[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0], FormKind::Nop8),
 ];
 
 /// `endbr64`: accepted by the kernel, single-stepped.
@@ -33,22 +33,26 @@ const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// `first`: it is its function's first instruction. Only there is a 5-byte nop safe: the
 /// optimised probe pushes, and anywhere later live data may lie in the red zone below the stack
 /// pointer.
+#[cfg(test)]
 pub(super) fn cost(bytes: &[u8], first: bool) -> Option<CostClass> {
+    kind(bytes, first).map(FormKind::class)
+}
+
+/// Which group of the allow-list the instruction that is exactly `bytes` is of; none if it must not
+/// carry a probe. A `ret` is of none: it is an exit, never an enter. `first` as for [`cost`].
+pub(super) fn kind(bytes: &[u8], first: bool) -> Option<FormKind> {
     if bytes == NOP5 {
-        return first.then_some(CostClass::Optimised);
+        return first.then_some(FormKind::Nop5);
     }
-    if is_emulated(bytes) {
-        return Some(CostClass::Emulated);
-    }
-    is_single_stepped(bytes).then_some(CostClass::SingleStepped)
+    emulated(bytes).or_else(|| stepped(bytes))
 }
 
 /// What a probe on a program's very first instruction costs, if it may carry one; `code` begins with
 /// it.
 #[must_use]
-pub fn entry_cost(code: &[u8]) -> Option<CostClass> {
+pub fn entry_cost(code: &[u8], forms: KernelForms) -> Option<CostClass> {
     let insn = Decoder::new(64, code, DecoderOptions::NONE).decode();
-    code.get(..insn.len()).filter(|_| !insn.is_invalid()).and_then(|bytes| cost(bytes, true))
+    code.get(..insn.len()).filter(|_| !insn.is_invalid()).and_then(|bytes| forms.cost(bytes, true))
 }
 
 /// Whether a `ret` of exactly these bytes may carry a probe: `c3` and `c2 iw`. A prefixed one
@@ -58,32 +62,37 @@ pub(super) fn is_plain_ret(bytes: &[u8]) -> bool {
 }
 
 /// What the kernel executes itself: `branch_setup_xol_ops`, `push_setup_xol_ops`.
-fn is_emulated(bytes: &[u8]) -> bool {
+fn emulated(bytes: &[u8]) -> Option<FormKind> {
     match bytes {
-        // jcc and jmp rel8, `bnd jmp` rel8; jcc rel32; call and jmp rel32, `bnd jmp` rel32.
-        [0x70..=0x7f | 0xeb, _]
-        | [0xf2, 0xeb, _]
-        | [0x0f, 0x80..=0x8f, _, _, _, _]
-        | [0xe8 | 0xe9, _, _, _, _]
-        | [0xf2, 0xe9, _, _, _, _] => true,
-        // push of a register. Other rex prefixes than 41 are not emulated.
-        [0x50..=0x57] | [0x41, 0x50..=0x57] => true,
-        nop => NOPS.contains(&nop),
+        [0x70..=0x7f, _] => Some(FormKind::JccShort),
+        [0x0f, 0x80..=0x8f, _, _, _, _] => Some(FormKind::JccNear),
+        [0xeb, _] | [0xe9, _, _, _, _] => Some(FormKind::Jmp),
+        [0xf2, 0xeb, _] | [0xf2, 0xe9, _, _, _, _] => Some(FormKind::BndJmp),
+        [0xe8, _, _, _, _] => Some(FormKind::Call),
+        // Of a register. Other rex prefixes than 41 are not emulated.
+        [0x50..=0x57] | [0x41, 0x50..=0x57] => Some(FormKind::Push),
+        bytes => NOPS.iter().find(|(nop, _)| *nop == bytes).map(|(_, kind)| *kind),
     }
 }
 
 /// What the kernel copies out of line and steps over, and what we let it: plain integer work and
 /// the legacy SSE moves and logic compilers put at the start of functions.
-fn is_single_stepped(bytes: &[u8]) -> bool {
+fn stepped(bytes: &[u8]) -> Option<FormKind> {
     if bytes == ENDBR64 {
-        return true;
+        return Some(FormKind::Endbr64);
     }
-    let Some(shape) = Shape::of(bytes) else { return false };
-    match shape.opcode {
+    let shape = Shape::of(bytes)?;
+    let allowed = match shape.opcode {
         [0x0f, opcode, rest @ ..] => shape.two_byte_allowed(*opcode, rest),
         [opcode, rest @ ..] => shape.one_byte_allowed(*opcode, rest),
         [] => false,
-    }
+    };
+    let kind = match shape.opcode {
+        [0xc9] => FormKind::Leave,
+        [0x58..=0x5f] => FormKind::Pop,
+        _ => FormKind::Stepped,
+    };
+    allowed.then_some(kind)
 }
 
 /// An encoding taken apart: prefixes, then the opcode and what follows it.

@@ -12,10 +12,10 @@ use std::fmt;
 use iced_x86::{FlowControl, Instruction};
 use profiler_common::{CaptureProgram, Source};
 
-use super::CostClass;
 use super::flow::{Depth, Flow, depths};
 use super::line::{End, Line};
 use super::listing::{Listing, direct_target};
+use super::{CostClass, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::Function;
 
@@ -217,8 +217,13 @@ pub enum Stop {
 /// What a call that returns to `return_address`, in `function`, can be observed at. For several
 /// calls of one function, [`Returns`] decodes it only once.
 #[must_use]
-pub fn at_return(function: &Function, return_address: VirtAddr, needs: ReturnNeeds) -> ReturnPlan {
-    match Returns::of(function) {
+pub fn at_return(
+    function: &Function,
+    return_address: VirtAddr,
+    needs: ReturnNeeds,
+    forms: KernelForms,
+) -> ReturnPlan {
+    match Returns::of(function, forms) {
         Ok(returns) => returns.at(return_address, needs),
         Err(why) => ReturnPlan::none(why),
     }
@@ -231,18 +236,20 @@ pub struct Returns<'a> {
     flow: Flow,
     /// How deep its stack is, by instruction: asked for at few places, dear for large functions.
     depths: OnceCell<Vec<Option<Depth>>>,
+    /// What this kernel may be trusted with.
+    pub(super) forms: KernelForms,
 }
 
 impl<'a> Returns<'a> {
-    /// Decodes a function.
+    /// Decodes a function. `forms`: what this kernel may be trusted with.
     ///
     /// # Errors
     /// [`NoLanding::Unreadable`] if its code does not add up.
-    pub fn of(function: &'a Function) -> Result<Self, NoLanding> {
+    pub fn of(function: &'a Function, forms: KernelForms) -> Result<Self, NoLanding> {
         let listing =
             Listing::of(function).map_err(|why| NoLanding::Unreadable(why.to_string()))?;
         let flow = Flow::of(&listing).map_err(|why| NoLanding::Unreadable(why.to_string()))?;
-        Ok(Self { listing, flow, depths: OnceCell::new() })
+        Ok(Self { listing, flow, depths: OnceCell::new(), forms })
     }
 
     /// What a call that returns to `return_address` can be observed at.

@@ -2,11 +2,10 @@
 
 use iced_x86::{Code, FlowControl, Instruction, InstructionInfoFactory, Register};
 
-use super::CostClass;
 use super::analyse::Disassembler;
 use super::flow::{Depth, is_write};
-use super::form;
 use super::landing::{LandingSite, ReturnNeeds, Returns, Stop, StopAt, Up};
+use super::{CostClass, FormKind, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 
 /// How many instructions are looked at. Nine in ten landings are among the first eight; one much
@@ -88,7 +87,7 @@ impl Walk<'_> {
         let insn = *self.caller.listing.insns.get(index)?;
         let (bytes, offset) = self.caller.listing.bytes_of(index)?;
         if let Some(slot_offset) = self.stack.slot_offset()
-            && let Some(cost) = may_land(bytes)
+            && let Some(cost) = may_land(bytes, self.caller.forms)
         {
             let site = self.site(&insn, offset, slot_offset, cost);
             if cost == CostClass::Emulated {
@@ -160,9 +159,8 @@ impl Walk<'_> {
 
 /// What a probe behind a return costs on the instruction that is exactly `bytes`, if it may carry
 /// one. A caller's plain `ret` may, too.
-fn may_land(bytes: &[u8]) -> Option<CostClass> {
-    form::cost(bytes, false)
-        .or_else(|| form::is_plain_ret(bytes).then_some(CostClass::SingleStepped))
+fn may_land(bytes: &[u8], forms: KernelForms) -> Option<CostClass> {
+    forms.cost(bytes, false).or_else(|| forms.is_probed_ret(bytes).then(|| FormKind::Ret.class()))
 }
 
 /// Whether this takes the return address off the stack and nothing else: `ret`, `rep ret`, `bnd

@@ -3,7 +3,8 @@
 //! No I/O, no clock, no `unsafe`: code bytes come in, sites and reasons go out. A probe on the
 //! wrong instruction corrupts or kills the target; what keeps it from that is, in order:
 //!
-//! 1. `form`: an allow-list of exact encodings; nothing else ever carries a probe.
+//! 1. `form`: an allow-list of exact encodings; nothing else ever carries a probe. `kernel_forms`
+//!    takes from it what this kernel was seen to get wrong.
 //! 2. `listing`, `flow`: an instruction is one only if decoding from the function's start says so
 //!    and control, followed from there, agrees. Code that does not add up is refused whole.
 //! 3. `enter`, `exits`: where a call is seen to begin and to end, exactly once each.
@@ -22,6 +23,7 @@ mod build;
 mod callers;
 mod captures;
 mod catalogue;
+mod costs;
 mod enter;
 mod error;
 mod exit_sites;
@@ -29,6 +31,7 @@ mod exits;
 mod flow;
 mod form;
 mod grow;
+mod kernel_forms;
 mod landing;
 mod line;
 mod listing;
@@ -46,9 +49,11 @@ use crate::target::ObjectId;
 
 pub use build::{build, selectors};
 pub use callers::{CallScan, Candidates, Predicted, predict};
+pub use costs::{Costs, EventWords, Kernel};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
 pub use grow::GrowingPlan;
+pub use kernel_forms::{FormKind, KernelForms};
 pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
 };

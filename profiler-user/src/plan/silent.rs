@@ -22,7 +22,7 @@ use super::analyse::{Disassembler, SiteSpec, analyse, analyse_leaves};
 use super::assemble::site;
 use super::captures::Words;
 use super::enter::Needs;
-use super::{PlannedProbe, ProbePlan};
+use super::{KernelForms, PlannedProbe, ProbePlan};
 use crate::config::Select;
 use crate::model::{ProbeRule, Watches};
 use crate::symbols::Function;
@@ -52,6 +52,7 @@ pub fn add_silent<'a>(
     target: &Target,
     watches: Watches,
     functions: impl IntoIterator<Item = &'a Function>,
+    forms: KernelForms,
 ) {
     let note = match watches {
         Watches::Loading => "loader: tells when objects are mapped or unmapped",
@@ -67,7 +68,7 @@ pub fn add_silent<'a>(
     let Some(at_enter) = words.program() else { return };
     let mut disassembler = Disassembler::new();
     for function in functions {
-        let Some(spec) = first_site(function, words.needs()) else { continue };
+        let Some(spec) = first_site(function, words.needs(), forms) else { continue };
         // One function may have several names.
         let taken = plan.probes.iter().any(|probe| {
             let here = || probe.sites.iter().any(|site| site.offset == spec.offset);
@@ -106,12 +107,12 @@ pub fn add_silent<'a>(
 }
 
 /// Where a call of a function is seen to begin. A function may be nothing but its `ret`.
-fn first_site(function: &Function, needs: Needs) -> Option<SiteSpec> {
-    let enter = analyse(function, &|_| false)
+fn first_site(function: &Function, needs: Needs, forms: KernelForms) -> Option<SiteSpec> {
+    let enter = analyse(function, &|_| false, forms)
         .ok()
         .and_then(|analysis| analysis.enters.best(needs).cloned());
     enter.or_else(|| {
-        let leaves = analyse_leaves(function).ok()?;
+        let leaves = analyse_leaves(function, forms).ok()?;
         leaves.rets.into_iter().find(|ret| ret.address == function.code.address)
     })
 }

@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::CodeLookup;
 use super::analyse::{SiteSpec, analyse_leaves, list};
 use super::exits::{Indirect, Leaves};
+use super::{CodeLookup, KernelForms};
 use crate::model::VirtAddr;
 use crate::symbols::Function;
 use crate::target::ObjectId;
@@ -59,6 +59,7 @@ pub(super) struct TailEnds {
 /// Follows direct tail jumps. Remembers what it has decoded: many functions share a target.
 pub(super) struct TailCalls<'a> {
     lookup: &'a CodeLookup<'a>,
+    forms: KernelForms,
     seen: HashMap<(ObjectId, VirtAddr), Option<Rc<TailTarget>>>,
 }
 
@@ -70,8 +71,8 @@ struct TailTarget {
 }
 
 impl<'a> TailCalls<'a> {
-    pub(super) fn new(lookup: &'a CodeLookup<'a>) -> Self {
-        Self { lookup, seen: HashMap::new() }
+    pub(super) fn new(lookup: &'a CodeLookup<'a>, forms: KernelForms) -> Self {
+        Self { lookup, forms, seen: HashMap::new() }
     }
 
     /// Follows the jumps `leaves` of `function`. `planned`: whether the function that starts at an
@@ -167,7 +168,7 @@ impl<'a> TailCalls<'a> {
     }
 
     fn target(&mut self, object: ObjectId, address: VirtAddr) -> Option<Rc<TailTarget>> {
-        let lookup = self.lookup;
+        let (lookup, forms) = (self.lookup, self.forms);
         self.seen
             .entry((object, address))
             .or_insert_with(|| {
@@ -176,7 +177,7 @@ impl<'a> TailCalls<'a> {
                 if function.code.address != address {
                     return None;
                 }
-                let leaves = analyse_leaves(&function).ok();
+                let leaves = analyse_leaves(&function, forms).ok();
                 Some(Rc::new(TailTarget { function, leaves }))
             })
             .clone()

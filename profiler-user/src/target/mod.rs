@@ -1,5 +1,6 @@
 //! The process being profiled and the ELF objects mapped into it: the only reader of `/proc`.
 
+mod boot;
 mod code_map;
 mod error;
 mod find;
@@ -11,6 +12,7 @@ mod own;
 pub mod process;
 mod watch;
 
+pub use boot::boot_id;
 pub use code_map::{CodeMap, MappedCode};
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};

@@ -20,6 +20,7 @@ use self::candidates::{Candidates, Searched};
 use self::slice::{BURST, Captures, SHARE, Slicer};
 use crate::discover::{Calls, FunctionId, Hop, Shape, Slot, elsewhere, hops, shape, thin};
 use crate::model::Pid;
+use crate::plan::{CostClass, Kernel};
 use crate::symbols::SymbolSet;
 use crate::target::{ExitWatch, Target, TargetError};
 
@@ -34,6 +35,8 @@ pub struct DiscoverSettings {
     pub object: Option<String>,
     /// How many functions are watched at once.
     pub max_functions: usize,
+    /// What this kernel may be trusted with, and what a hit costs on it.
+    pub kernel: Kernel,
 }
 
 /// A first map.
@@ -114,8 +117,6 @@ const SHARE_AT_ONCE: f64 = 0.1;
 const A_PASS: f64 = 0.3;
 /// A few functions are watched however often they are called.
 const FEWEST_CALLING: usize = 40;
-/// What a call costs with its end, nanoseconds, before that is known.
-const CALL_NS: f64 = 6_500.0;
 /// So many functions are watched with their ends and arguments.
 const MOST_CALLING: usize = 400;
 /// Offsets behind an argument at which a hand-off's key is looked for, bytes: objects begin with
@@ -145,7 +146,7 @@ pub fn discover(settings: &DiscoverSettings) -> anyhow::Result<Discovered> {
         watch: target.watch()?,
         candidates: &candidates,
         searched: &searched,
-        slicer: Slicer::new(&target, &symbols, &candidates),
+        slicer: Slicer::new(&target, &symbols, &candidates, settings.kernel),
         begun: Instant::now(),
         floods: Vec::new(),
         calls: Calls::default(),
@@ -206,10 +207,14 @@ impl Rounds<'_> {
         let mut by_rate: Vec<(f64, FunctionId)> =
             called.iter().map(|function| (self.slicer.rates.rate(*function), *function)).collect();
         by_rate.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // With its end, before its sites are known.
+        let costs = &self.settings.kernel.costs;
+        let hits = [CostClass::Emulated, CostClass::SingleStepped].map(|class| costs.hit_ns(class));
+        let call_ns = hits.iter().sum::<u64>() as f64;
         let mut share = 0.0;
         let mut kept = Vec::new();
         for (rate, function) in by_rate {
-            share += rate * CALL_NS / 1e9;
+            share += rate * call_ns / 1e9;
             if share <= SHARE_AT_ONCE || kept.len() < FEWEST_CALLING {
                 kept.push(function);
             } else {

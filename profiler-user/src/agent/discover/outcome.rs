@@ -39,7 +39,11 @@ impl Rounds<'_> {
         };
         let chosen = |function| Some(self.chosen(symbols, self.candidates.get(function)?));
         let header = self.header(called);
-        let search = Search { max_functions: MOST_COPIES, ..Search::default() };
+        let search = Search {
+            max_functions: MOST_COPIES,
+            forms: self.settings.kernel.forms,
+            ..Search::default()
+        };
         let aim = Aim { pid: self.target.pid, maps: Vec::new(), search };
         let mut why = String::new();
         for _ in 0..TRIES {

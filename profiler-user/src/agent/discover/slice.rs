@@ -12,10 +12,10 @@ use crate::config::{
     EndDecl, HandoffDecl, KeyExpr, MapOrigin, Select, Selector, SpanDecl, SymbolMap,
 };
 use crate::discover::{
-    Budget, Calls, FunctionId, Rates, Slot, SocketUse, Watched, call_cost_ns, cost_ns,
+    Budget, Calls, FunctionId, Rates, Slot, SocketUse, Watched, call_cost_ns, dearest_ns,
 };
 use crate::model::{EventBody, Moment, OrphanPolicy, Scope, Takes};
-use crate::plan::{self, ProbePlan};
+use crate::plan::{self, Kernel, ProbePlan};
 use crate::reader;
 use crate::symbols::{Found, Function, SymbolSet};
 use crate::target::{ExitWatch, Target, process};
@@ -52,6 +52,8 @@ pub(super) struct Slicer<'a> {
     target: &'a Target,
     symbols: &'a SymbolSet,
     candidates: &'a Candidates,
+    /// What this kernel may be trusted with, and what a hit costs on it.
+    kernel: Kernel,
     /// The code of the candidates, once read.
     code: Vec<Option<Arc<[Function]>>>,
     sockets: Vec<(Function, SocketUse)>,
@@ -73,6 +75,7 @@ impl<'a> Slicer<'a> {
         target: &'a Target,
         symbols: &'a SymbolSet,
         candidates: &'a Candidates,
+        kernel: Kernel,
     ) -> Self {
         let count = candidates.list.len();
         let socket = |(object, address, usage): &(_, _, _)| {
@@ -82,6 +85,7 @@ impl<'a> Slicer<'a> {
             target,
             symbols,
             candidates,
+            kernel,
             code: vec![None; count],
             sockets: candidates.sockets.iter().filter_map(socket).collect(),
             budget: Budget::new(SHARE, BURST),
@@ -104,7 +108,8 @@ impl<'a> Slicer<'a> {
         if let Some(calls) = &mut calls {
             calls.slice(watched.clone(), process::sockets(self.target.pid));
         }
-        let options = AttachOptions::default();
+        let link_filter = self.kernel.link_filter;
+        let options = AttachOptions { link_filter, ..AttachOptions::default() };
         // While sites are placed and taken away those that are there are hit.
         let begun = Instant::now();
         let mut attached = Attached::load(Targets::One(self.target.pid), &options)?;
@@ -112,6 +117,7 @@ impl<'a> Slicer<'a> {
         let mut ring = attached
             .take_ring()
             .ok_or_else(|| std::io::Error::other("the ring buffer was taken before"))?;
+        let dearest = |probe, role| dearest_ns(probe, role, &self.kernel.costs);
         let costs: Vec<(u64, u64)> =
             plan.probes.iter().map(|p| (dearest(p, Role::Enter), dearest(p, Role::Ret))).collect();
         let mut looked = begun;
@@ -212,7 +218,7 @@ impl<'a> Slicer<'a> {
         of_spans.append(&mut of_ends);
         let symbols = self.symbols;
         let lookup = |object, address| symbols.function_at(object, address);
-        let mut plan = plan::build(&map, self.target, &of_spans, &lookup)?;
+        let mut plan = plan::build(&map, self.target, &of_spans, &lookup, self.kernel.forms)?;
         let mut watched = Vec::with_capacity(plan.probes.len());
         for (probe, rule) in plan.probes.iter_mut().zip(&plan.rules.probes) {
             let (function, socket) = rule
@@ -221,7 +227,7 @@ impl<'a> Slicer<'a> {
                 .copied()
                 .unwrap_or_default();
             if let Some(cost) = function.and_then(|function| self.costs.get_mut(function)) {
-                *cost = call_cost_ns(probe);
+                *cost = call_cost_ns(probe, &self.kernel.costs);
             }
             if !closer || function.is_none() {
                 probe.sites.retain(|site| site.role == Role::Enter);
@@ -262,11 +268,6 @@ impl<'a> Slicer<'a> {
         }
         code
     }
-}
-
-fn dearest(probe: &plan::PlannedProbe, role: Role) -> u64 {
-    let sites = probe.sites.iter().filter(|site| site.role == role);
-    sites.map(|site| cost_ns(site.cost)).max().unwrap_or(0)
 }
 
 /// Asks for one function: a span to observe it, and a hand-off to itself for each word, because

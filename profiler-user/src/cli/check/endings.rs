@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use crate::agent::scan_calls;
 use crate::model::VirtAddr;
 use crate::plan::{
-    CallScan, CostClass, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds, predict,
+    CallScan, CostClass, KernelForms, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds,
+    predict,
 };
 use crate::symbols::SymbolSet;
 use crate::target::{ObjectId, Target};
@@ -74,6 +75,7 @@ pub(super) fn predict_endings(
     target: &Target,
     plan: &ProbePlan,
     is_call: &dyn Fn(&PlannedProbe) -> bool,
+    forms: KernelForms,
 ) -> HashMap<ProbeId, Endings> {
     let symbols = SymbolSet::new(target);
     let mut by_object: BTreeMap<ObjectId, Vec<&PlannedProbe>> = BTreeMap::new();
@@ -91,7 +93,7 @@ pub(super) fn predict_endings(
         };
         for needs in [ReturnNeeds::Nothing, ReturnNeeds::Value, ReturnNeeds::Pointee] {
             let alike = starts.iter().filter(|(probe, _)| ReturnNeeds::of(&probe.at_ret) == needs);
-            add(&mut endings, &symbols, object, &scan, needs, alike);
+            add(&mut endings, &symbols, object, &scan, (needs, forms), alike);
         }
     }
     endings
@@ -103,7 +105,7 @@ fn add<'a>(
     symbols: &SymbolSet,
     object: ObjectId,
     scan: &CallScan,
-    needs: ReturnNeeds,
+    (needs, forms): (ReturnNeeds, KernelForms),
     probes: impl Iterator<Item = &'a (&'a PlannedProbe, Vec<VirtAddr>)>,
 ) {
     let mut probe_at: HashMap<VirtAddr, ProbeId> = HashMap::new();
@@ -117,7 +119,7 @@ fn add<'a>(
     }
     let addresses: Vec<VirtAddr> = probe_at.keys().copied().collect();
     let containing = |address| symbols.containing(object, address);
-    for predicted in predict(&addresses, needs, &containing) {
+    for predicted in predict(&addresses, needs, &containing, forms) {
         let probe = probe_at.get(&predicted.return_address);
         if let Some(endings) = probe.and_then(|probe| endings.get_mut(probe)) {
             endings.predicted.push(predicted);

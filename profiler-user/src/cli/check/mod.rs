@@ -7,6 +7,7 @@ use clap::Args;
 use super::settings::{self, ConfigArg};
 use super::units;
 use crate::agent::{Prepared, prepare};
+use crate::doctor::known_kernel;
 use crate::model::Watches;
 use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
 
@@ -40,11 +41,12 @@ pub(super) struct CheckArgs {
 
 pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> {
     let settings = args.config.load()?;
-    let aim = settings::aim(args.pid, &args.map, args.max_functions, &settings)?;
+    let forms = known_kernel().forms;
+    let aim = settings::aim(args.pid, &args.map, args.max_functions, &settings, forms)?;
     let prepared = prepare(&aim)?;
     let Prepared { target, plan, .. } = &prepared;
     let endings =
-        endings::predict_endings(target, plan, &|probe| watches(plan, probe) == Watches::Calls);
+        endings::predict_endings(target, plan, &|p| watches(plan, p) == Watches::Calls, forms);
     if args.json {
         json::write(&prepared, &endings, out)?;
     } else {

@@ -80,7 +80,7 @@ fn plan_in(map: &SymbolMap, found: &[Found], all: &[Function]) -> Result<ProbePl
     let lookup = |object: ObjectId, address: VirtAddr| {
         all.iter().find(|f| f.object == object && f.code.address == address).cloned()
     };
-    let plan = build(map, &target, found, &lookup)?;
+    let plan = build(map, &target, found, &lookup, KernelForms::default())?;
     let mut seen = HashSet::new();
     for (index, probe) in plan.probes.iter().enumerate() {
         assert_eq!(probe.id.index(), index);
@@ -487,6 +487,7 @@ fn more_functions_than_probes_are_refused() {
         &Target { pid: Pid(1), name: String::new(), objects: vec![] },
         &[found(&all)],
         &|_, _| None,
+        KernelForms::default(),
     )
     .unwrap_err();
     assert!(matches!(error, PlanError::TooManyProbes { count: 8193, max: 8192, .. }));

@@ -178,7 +178,8 @@ fn no_site_is_a_branch_target() {
 fn another_functions_start_ends_the_line() {
     let f = hex("f", 0x1000, "89f8 53 5b c3");
     assert_eq!(enter(&analysed(&f).unwrap()), (0x1002, 0, Emulated));
-    let shared = analyse(&f, &|address| address == VirtAddr(0x1002)).unwrap();
+    let shared =
+        analyse(&f, &|address| address == VirtAddr(0x1002), KernelForms::default()).unwrap();
     assert_eq!(enter(&shared), (0x1000, 0, SingleStepped));
 }
 
@@ -290,4 +291,22 @@ fn functions_with_nothing_to_probe() {
 fn running_off_the_end_is_told() {
     let analysis = of_hex("53 5b").unwrap();
     assert!(analysis.notes[0].contains("runs off its end at 0x1001"), "{:?}", analysis.notes);
+}
+
+#[test]
+fn what_this_kernel_mishandles_is_passed_over() {
+    // nop of 5 bytes; push rbp; mov rbp, rsp; pop rbp; ret.
+    let f = hex("f", 0x1000, "0f 1f 44 00 00 55 48 89 e5 5d c3");
+    let best = |forms| analyse(&f, &|_| false, forms).map(|analysis| enter(&analysis));
+    let all = KernelForms::default();
+    assert_eq!(best(all).unwrap(), (0x1000, 0, Optimised));
+    let forms = all.without(FormKind::Nop5);
+    assert_eq!(best(forms).unwrap(), (0x1005, 0, Emulated));
+    let forms = forms.without(FormKind::Push);
+    assert_eq!(best(forms).unwrap(), (0x1006, 8, SingleStepped));
+    let forms = forms.without(FormKind::Stepped).without(FormKind::Pop);
+    assert!(matches!(best(forms), Err(Refused::NoLegalEnter(_))));
+    let without_ret = analyse(&f, &|_| false, all.without(FormKind::Ret)).unwrap();
+    assert_eq!(rets(&without_ret), [0; 0]);
+    assert_eq!(without_ret.leaves.unprobed_rets.len(), 1);
 }

@@ -12,7 +12,7 @@ const START: u64 = 0x1000;
 fn around(before: &str, behind: &str, needs: ReturnNeeds) -> ReturnPlan {
     let function = hex("f", START, &format!("{before}{CALL}{behind}"));
     let address = START + bytes(before).len() as u64 + 5;
-    at_return(&function, VirtAddr(address), needs)
+    at_return(&function, VirtAddr(address), needs, KernelForms::default())
 }
 
 fn behind(code: &str) -> ReturnPlan {
@@ -191,7 +191,9 @@ fn where_nothing_is_legal_the_reason_says_so() {
 fn a_return_address_stands_behind_a_call_found_by_decoding() {
     // mov eax, 0x11e8; je; nops: an `e8` that is no instruction.
     let function = hex("f", START, "b8e8110000740090c3");
-    let plan = |address| at_return(&function, VirtAddr(address), ReturnNeeds::Nothing).first;
+    let plan = |address| {
+        at_return(&function, VirtAddr(address), ReturnNeeds::Nothing, KernelForms::default()).first
+    };
     assert_eq!(plan(START + 6), Return::None(NoLanding::NotBehindCall(VirtAddr(START + 6))));
     assert_eq!(plan(START + 7), Return::None(NoLanding::NotBehindCall(VirtAddr(START + 7))));
     assert_eq!(plan(START), Return::None(NoLanding::Outside(VirtAddr(START))));
@@ -201,13 +203,14 @@ fn a_return_address_stands_behind_a_call_found_by_decoding() {
     // call next; pop rax.
     let counter = hex("f", START, "e80000000058eb00c3");
     assert_eq!(
-        at_return(&counter, VirtAddr(START + 5), ReturnNeeds::Nothing).first,
+        at_return(&counter, VirtAddr(START + 5), ReturnNeeds::Nothing, KernelForms::default())
+            .first,
         Return::None(NoLanding::ReadsItsAddress(VirtAddr(START)))
     );
     // A system call is followed by no return.
     let system = hex("f", START, "0f0590c3");
     assert_eq!(
-        at_return(&system, VirtAddr(START + 2), ReturnNeeds::Nothing).first,
+        at_return(&system, VirtAddr(START + 2), ReturnNeeds::Nothing, KernelForms::default()).first,
         Return::None(NoLanding::NotBehindCall(VirtAddr(START + 2)))
     );
 }
@@ -228,9 +231,10 @@ fn every_form_of_call_is_one() {
     ] {
         let function = hex("f", START, &format!("{call}7400c3"));
         let address = START + bytes(call).len() as u64;
-        let plan = at_return(&function, VirtAddr(address), ReturnNeeds::Nothing);
+        let plan =
+            at_return(&function, VirtAddr(address), ReturnNeeds::Nothing, KernelForms::default());
         assert!(matches!(plan.first, Return::Landing(_)), "{call}: {plan:?}");
-        let returns = Returns::of(&function).unwrap();
+        let returns = Returns::of(&function, KernelForms::default()).unwrap();
         assert_eq!(returns.addresses().collect::<Vec<_>>(), [VirtAddr(address)], "{call}");
     }
 }
@@ -240,14 +244,14 @@ fn data_and_broken_code_have_no_landing() {
     // A jump into an instruction.
     let broken = hex("f", START, "7401e80010000090c3");
     let Return::None(NoLanding::Unreadable(_)) =
-        at_return(&broken, VirtAddr(START + 7), ReturnNeeds::Nothing).first
+        at_return(&broken, VirtAddr(START + 7), ReturnNeeds::Nothing, KernelForms::default()).first
     else {
         panic!("readable");
     };
     // What only data comes to: `in al, 16` is behind the call.
     let data = hex("f", START, "c3e800100000e41090");
     let Return::None(NoLanding::MayBeData(_)) =
-        at_return(&data, VirtAddr(START + 6), ReturnNeeds::Nothing).first
+        at_return(&data, VirtAddr(START + 6), ReturnNeeds::Nothing, KernelForms::default()).first
     else {
         panic!("code");
     };
@@ -286,11 +290,13 @@ fn a_cold_part_has_landings_too() {
     let cold = bytes("e8001000007400c3");
     let function = raw("f", START, &bytes("7401c3c3"), &[(0x5000, &cold)]);
     // It is only known to be code if something comes there.
-    let none = at_return(&function, VirtAddr(0x5005), ReturnNeeds::Nothing).first;
+    let none =
+        at_return(&function, VirtAddr(0x5005), ReturnNeeds::Nothing, KernelForms::default()).first;
     assert!(matches!(none, Return::None(NoLanding::MayBeData(_))));
     let jump = [&[0x0f, 0x84][..], &(0x5000_i32 - 0x1006).to_le_bytes(), &[0xc3]].concat();
     let function = raw("f", START, &jump, &[(0x5000, &cold)]);
-    let Return::Landing(site) = at_return(&function, VirtAddr(0x5005), ReturnNeeds::Nothing).first
+    let Return::Landing(site) =
+        at_return(&function, VirtAddr(0x5005), ReturnNeeds::Nothing, KernelForms::default()).first
     else {
         panic!("no landing");
     };

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use fixtures::Fixture;
 
-use super::CostClass;
 use super::analyse::{Analysis, SiteSpec, analyse};
 use super::enter::Needs;
 use super::listing::Refused;
+use super::{CostClass, FormKind, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::{CodePart, Function};
 use crate::target::ObjectId;
@@ -60,7 +60,7 @@ fn function(name: &str, fixture: &Fixture) -> Function {
 }
 
 fn analysed(function: &Function) -> Result<Analysis, Refused> {
-    analyse(function, &|_| false)
+    analyse(function, &|_| false, KernelForms::default())
 }
 
 /// Where a function is entered: address, slot offset, cost.

@@ -113,7 +113,7 @@ fn check(function: &Function, analysis: &Analysis) {
 
 /// Checks what is said of every return address of a function, against the bytes decoded anew.
 fn check_returns(function: &Function) {
-    let Ok(returns) = Returns::of(function) else { return };
+    let Ok(returns) = Returns::of(function, KernelForms::default()) else { return };
     let parts: Vec<&CodePart> = std::iter::once(&function.code).chain(&function.cold).collect();
     for address in returns.addresses() {
         let part = parts
@@ -142,7 +142,7 @@ fn check_returns(function: &Function) {
         assert_eq!(line[0].ip(), address.0);
         for needs in [ReturnNeeds::Nothing, ReturnNeeds::Value, ReturnNeeds::Pointee] {
             let plan = returns.at(address, needs);
-            assert_eq!(plan, at_return(function, address, needs));
+            assert_eq!(plan, at_return(function, address, needs, KernelForms::default()));
             let landing = match &plan.first {
                 Return::Landing(site) => Some(site),
                 Return::Caller(up) => {
@@ -256,9 +256,9 @@ proptest! {
         check_returns(&function);
         let inside = inside.into_iter().map(|into| address.wrapping_add(into));
         for address in anywhere.into_iter().chain(inside) {
-            let plan = at_return(&function, VirtAddr(address), ReturnNeeds::Value);
+            let plan = at_return(&function, VirtAddr(address), ReturnNeeds::Value, KernelForms::default());
             if plan.point.is_some() {
-                let returns = Returns::of(&function).expect("it had a site");
+                let returns = Returns::of(&function, KernelForms::default()).expect("it had a site");
                 prop_assert!(returns.addresses().any(|known| known.0 == address));
             }
         }
