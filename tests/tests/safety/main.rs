@@ -4,6 +4,10 @@
 
 mod cycles;
 mod engines;
+mod hazards;
 mod hostile;
+mod objects;
+mod processes;
 mod sites;
+mod tracers;
 mod unwinding;
