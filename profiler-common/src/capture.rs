@@ -98,6 +98,6 @@ impl CaptureProgram {
     /// [`crate::MAX_PROBES`] entries.
     #[must_use]
     pub const fn index(probe: ProbeId, role: Role) -> u32 {
-        probe.0 as u32 * 2 + matches!(role, Role::Ret) as u32
+        probe.0 as u32 * 2 + !matches!(role, Role::Enter) as u32
     }
 }

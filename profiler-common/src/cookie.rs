@@ -1,13 +1,13 @@
 //! What a site tells its program: packed into the 64-bit BPF cookie of the uprobe.
 //!
 //! ```text
-//! bits  0..16  probe            ProbeId
+//! bits  0..16  probe            ProbeId; of a landing: LandingId
 //! bits 16..20  role             Role
-//! bits 20..32  flags            HAS_CAPTURE, TRACK_OPEN, IF_OPEN
+//! bits 20..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT
 //! bits 32..64  slot offset      i32: address of the return slot minus the stack pointer at the site
 //! ```
 
-use crate::ProbeId;
+use crate::{LandingId, ProbeId};
 
 /// What a probed instruction observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,8 @@ pub enum Role {
     Enter = 1,
     /// A `ret` of the function, before it executes; the return slot is `SP + offset`.
     Ret = 2,
+    /// Where a call comes back; its return slot is `SP + offset`.
+    Landing = 3,
 }
 
 impl Role {
@@ -26,6 +28,7 @@ impl Role {
         match raw {
             1 => Some(Self::Enter),
             2 => Some(Self::Ret),
+            3 => Some(Self::Landing),
             _ => None,
         }
     }
@@ -39,12 +42,13 @@ pub struct Cookie(pub u64);
 impl Cookie {
     /// The site captures words: look up its [`crate::CaptureProgram`].
     pub const HAS_CAPTURE: u16 = 1 << 0;
-    /// Enter: remember the open frame in the kernel, because an exit of it lies in code that other
-    /// functions run too (a tail call's target) and must be told apart. Exit: the frame may be
-    /// remembered, forget it, but send the event either way.
-    pub const TRACK_OPEN: u16 = 1 << 1;
-    /// Exit only: send an event only if the return slot belongs to a tracked open frame.
-    pub const IF_OPEN: u16 = 1 << 2;
+    /// Enter: an exit of this function captures words; it must be seen where the return value still
+    /// is.
+    pub const WANTS_VALUE: u16 = 1 << 1;
+    /// Enter: rbp is still the caller's at this site.
+    pub const KEEPS_FRAME_POINTER: u16 = 1 << 2;
+    /// Enter: nobody asks how the call ends.
+    pub const NO_EXIT: u16 = 1 << 3;
 
     /// Packs a site. Flags above bit 11 are cut off.
     #[must_use]
@@ -61,6 +65,18 @@ impl Cookie {
     #[must_use]
     pub const fn probe(self) -> ProbeId {
         ProbeId(self.0 as u16)
+    }
+
+    /// Packs a landing.
+    #[must_use]
+    pub const fn of_landing(landing: LandingId, slot_offset: i32) -> Self {
+        Self::new(ProbeId(landing.0), Role::Landing, 0, slot_offset)
+    }
+
+    /// The landing this site is; of a site with that role only.
+    #[must_use]
+    pub const fn landing(self) -> LandingId {
+        LandingId(self.0 as u16)
     }
 
     /// The raw role; see [`Role::from_raw`].
@@ -97,8 +113,8 @@ mod tests {
         for (probe, role, flags, offset) in [
             (ProbeId(0), Role::Enter, 0, 0),
             (ProbeId(u16::MAX), Role::Ret, 0xfff, -8),
-            (ProbeId(513), Role::Enter, Cookie::HAS_CAPTURE | Cookie::TRACK_OPEN, i32::MAX),
-            (ProbeId(1), Role::Ret, Cookie::IF_OPEN, i32::MIN),
+            (ProbeId(513), Role::Enter, Cookie::HAS_CAPTURE | Cookie::WANTS_VALUE, i32::MAX),
+            (ProbeId(1), Role::Landing, Cookie::KEEPS_FRAME_POINTER, i32::MIN),
         ] {
             let cookie = Cookie::new(probe, role, flags, offset);
             assert_eq!(cookie.probe(), probe);

@@ -14,9 +14,9 @@ pub enum Counter {
     ReturnSlotFault = 3,
     /// Captured words that could not be read.
     CaptureFault = 4,
-    /// Exits in shared code that belong to no tracked frame (and were not sent).
+    /// `ret`s of no frame that is known to be open (and were not sent).
     UnmatchedExit = 5,
-    /// Tracked frames that could not be remembered.
+    /// Open frames that could not be remembered: their exits are not seen.
     OpenTableFull = 6,
     /// Hits by processes that are not targets.
     OtherProcess = 7,

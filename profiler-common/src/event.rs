@@ -21,6 +21,8 @@ pub enum EventKind {
     /// Calls are gone: those whose return slots lie below the one word. Made by user space, of an
     /// enter whose words it understands; `frame` is that of the enter.
     Unwound = 7,
+    /// A call has come back: the frames whose return slot is `frame`, or that await it, end now.
+    Landing = 8,
 }
 
 impl EventKind {
@@ -35,6 +37,7 @@ impl EventKind {
             5 => Some(Self::Fork),
             6 => Some(Self::Exec),
             7 => Some(Self::Unwound),
+            8 => Some(Self::Landing),
             _ => None,
         }
     }
@@ -46,6 +49,38 @@ impl EventKind {
 pub enum LaneKind {
     /// An operating-system thread; the lane's number is its thread id.
     Thread = 0,
+}
+
+/// What an enter says of the end that its call will have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Ahead {
+    /// No landing is possible: a `ret` may be seen, or nothing.
+    Nothing = 0,
+    /// A landing: [`EventHeader::awaited`] is the return slot it will come with.
+    Landing = 1,
+    /// The return address [`EventHeader::awaited`] is not known yet.
+    Unknown = 2,
+    /// The caller returns at once, too many levels deep: the return point at
+    /// [`EventHeader::awaited`] is wanted as a landing.
+    WantsPoint = 3,
+    /// The return value is wanted, and the landing of [`EventHeader::awaited`] does not have it.
+    WantsValue = 4,
+}
+
+impl Ahead {
+    /// What a raw value says, if it is one.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Nothing),
+            1 => Some(Self::Landing),
+            2 => Some(Self::Unknown),
+            3 => Some(Self::WantsPoint),
+            4 => Some(Self::WantsValue),
+            _ => None,
+        }
+    }
 }
 
 /// The fixed part of every event.
@@ -60,6 +95,8 @@ pub struct EventHeader {
     pub frame: u64,
     /// Enter: the return address that stands in the return slot; else 0.
     pub return_address: u64,
+    /// Enter: a return slot or a return address, as `ahead` says; else 0.
+    pub awaited: u64,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
     /// Thread id in the initial pid namespace.
@@ -77,8 +114,10 @@ pub struct EventHeader {
     pub words: u8,
     /// Bit N: word N could not be read and is 0.
     pub faults: u8,
+    /// Enter: an [`Ahead`], raw; else 0.
+    pub ahead: u8,
     /// Always zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
 }
 
 /// A header with all the words there can be. In the ring only `words` of them follow.
@@ -92,7 +131,7 @@ pub struct EventRecord {
 }
 
 const _: () = {
-    assert!(size_of::<EventHeader>() == 56);
+    assert!(size_of::<EventHeader>() == 64);
     assert!(align_of::<EventHeader>() == 8);
-    assert!(size_of::<EventRecord>() == 56 + 8 * MAX_WORDS);
+    assert!(size_of::<EventRecord>() == 64 + 8 * MAX_WORDS);
 };

@@ -14,5 +14,9 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const LOST: &str = "LOST";
 /// Per-CPU array of `u64`, by [`crate::ProbeId`]: hits of this probe's sites.
 pub const HITS: &str = "HITS";
-/// Hash of process ids (`u32` to a [`crate::target_state`]): the targets, where there are several.
+/// Hash of process ids (`u32` to [`crate::TargetState`]): the targets, where there are several.
 pub const TARGETS: &str = "TARGETS";
+/// Hash of [`crate::ReturnKey`] to [`crate::Return`].
+pub const RETURNS: &str = "RETURNS";
+/// Per-CPU array of [`crate::LandingCount`], by [`crate::LandingId`].
+pub const LANDINGS: &str = "LANDINGS";

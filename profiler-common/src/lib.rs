@@ -13,14 +13,17 @@ pub mod event;
 pub mod global;
 pub mod offsets;
 pub mod probe;
+pub mod returns;
 pub mod target_state;
 
 pub use capture::{Capture, CaptureProgram, MAX_WORDS, Source};
 pub use cookie::{Cookie, Role};
 pub use counter::Counter;
-pub use event::{EventHeader, EventKind, EventRecord, LaneKind};
+pub use event::{Ahead, EventHeader, EventKind, EventRecord, LaneKind};
 pub use offsets::KernelOffsets;
 pub use probe::{MAX_PROBES, ProbeId};
+pub use returns::{LandingCount, LandingId, MAX_LANDINGS, MAX_LEVELS, Return, ReturnKey};
+pub use target_state::TargetState;
 
 #[cfg(feature = "user")]
 mod user;

@@ -1,6 +1,9 @@
 //! The marker traits user space needs to move these types through BPF maps and byte buffers.
 
-use crate::{Capture, CaptureProgram, EventHeader, KernelOffsets};
+use crate::{
+    Capture, CaptureProgram, EventHeader, KernelOffsets, LandingCount, Return, ReturnKey,
+    TargetState,
+};
 
 // SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
 unsafe impl aya::Pod for CaptureProgram {}
@@ -15,3 +18,11 @@ unsafe impl bytemuck::Zeroable for Capture {}
 unsafe impl bytemuck::Pod for Capture {}
 // SAFETY: as above.
 unsafe impl aya::Pod for KernelOffsets {}
+// SAFETY: as above.
+unsafe impl aya::Pod for TargetState {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ReturnKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Return {}
+// SAFETY: as above.
+unsafe impl aya::Pod for LandingCount {}

@@ -5,7 +5,7 @@ use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_common::{
-    Capture, CaptureProgram, Cookie, Counter, EventRecord, MAX_WORDS, Role, Source,
+    Capture, CaptureProgram, Counter, EventRecord, MAX_WORDS, ProbeId, Role, Source,
 };
 
 use crate::count;
@@ -18,14 +18,11 @@ const REGISTERS: usize = 8;
 /// Where the return value stands in [`registers`].
 const RET: usize = 7;
 
-/// Appends the words the site's program asks for. One that cannot be read is 0, has its bit set in
+/// Appends the words that a probe's program for the role asks for. One that cannot be read is 0, has its bit set in
 /// the header, and is counted.
 #[inline(always)]
-pub(crate) fn run(hit: &Hit<'_>, role: Role, record: &mut EventRecord) {
-    if !hit.cookie.has(Cookie::HAS_CAPTURE) {
-        return;
-    }
-    let index = CaptureProgram::index(hit.cookie.probe(), role);
+pub(crate) fn run(hit: &Hit<'_>, probe: ProbeId, role: Role, record: &mut EventRecord) {
+    let index = CaptureProgram::index(probe, role);
     let Some(program) = CAPTURES.get(index) else { return };
     let registers = registers(hit);
     let mut faults = 0;

@@ -6,9 +6,9 @@
 use core::arch::asm;
 
 use aya_ebpf::maps::PerCpuArray;
-use profiler_common::{Counter, ProbeId};
+use profiler_common::{Counter, LandingId, ProbeId};
 
-use crate::maps::{COUNTERS, HITS, LOST};
+use crate::maps::{COUNTERS, HITS, LANDINGS, LOST};
 
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
@@ -32,13 +32,31 @@ pub(crate) fn lost(probe: ProbeId) {
     add_to(&LOST, u32::from(probe.0), 1);
 }
 
+/// A landing was run into; `matched`: by a call that was awaited.
+#[inline(always)]
+pub(crate) fn landing(landing: LandingId, matched: bool) {
+    if let Some(count) = LANDINGS.get_ptr_mut(u32::from(landing.0)) {
+        // SAFETY: a live map value; its members are only ever changed atomically.
+        let (hits, matches) = unsafe { (&raw mut (*count).hits, &raw mut (*count).matched) };
+        atomic_add(hits, 1);
+        if matched {
+            atomic_add(matches, 1);
+        }
+    }
+}
+
 #[inline(always)]
 fn add_to(slots: &PerCpuArray<u64>, index: u32, count: u64) {
     if let Some(slot) = slots.get_ptr_mut(index) {
-        // By hand, because the compiler offers this target no atomic read-modify-write.
-        // SAFETY: the pointer is a live map value of 8 aligned bytes, only ever changed atomically.
-        unsafe {
-            asm!("lock *(u64 *)({slot} + 0) += {count}", slot = in(reg) slot, count = in(reg) count);
-        }
+        atomic_add(slot, count);
+    }
+}
+
+#[inline(always)]
+fn atomic_add(slot: *mut u64, count: u64) {
+    // By hand, because the compiler offers this target no atomic read-modify-write.
+    // SAFETY: every caller hands over 8 aligned bytes of a live map value, only ever changed so.
+    unsafe {
+        asm!("lock *(u64 *)({slot} + 0) += {count}", slot = in(reg) slot, count = in(reg) count);
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn run() {
 pub(crate) fn stop_if_held(process: u32) {
     let Some(state) = TARGETS.get_ptr(&process) else { return };
     // SAFETY: a live map value.
-    if unsafe { *state } == HELD {
+    if unsafe { (*state).state } == HELD {
         stop();
     }
 }

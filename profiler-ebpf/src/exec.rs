@@ -5,6 +5,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 
 use crate::hit::{is_target, now, thread_header};
+use crate::maps::TARGETS;
 use crate::{emit, entry, lane};
 
 /// `sched_process_exec(task, old_pid, bprm)`: on the one thread that is left, which has taken over
@@ -16,6 +17,7 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     if !is_target(thread) {
         return;
     }
+    begin_space((thread >> 32) as u32, time);
     let old_tid: u32 = ctx.arg(1);
     if old_tid != thread as u32 {
         // That number is no thread's any more, and no end of it will be seen.
@@ -28,4 +30,14 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     (header.lane, header.tid) = (u64::from(old_tid), old_tid);
     emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     entry::stop_if_held((thread >> 32) as u32);
+}
+
+/// Nothing that is known of its addresses holds any more.
+#[inline(always)]
+fn begin_space(process: u32, time: u64) {
+    if let Some(state) = TARGETS.get_ptr_mut(&process) {
+        // Process ids are what user space begins with; the time since boot has outgrown them.
+        // SAFETY: a live map value; the process has this one thread now.
+        unsafe { (*state).space = time };
+    }
 }

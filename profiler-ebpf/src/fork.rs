@@ -4,9 +4,9 @@ use aya_ebpf::bindings::BPF_ANY;
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::target_state::OBSERVED;
-use profiler_common::{Counter, EventKind, EventRecord, MAX_WORDS};
+use profiler_common::{Counter, EventKind, EventRecord, MAX_WORDS, TargetState};
 
-use crate::hit::{is_target, now, thread_header};
+use crate::hit::{now, space_of, thread_header};
 use crate::maps::TARGETS;
 use crate::task::Task;
 use crate::{count, emit};
@@ -17,15 +17,15 @@ use crate::{count, emit};
 pub(crate) fn run(ctx: &RawTracePointContext) {
     let time = now();
     let thread = bpf_get_current_pid_tgid();
-    if !is_target(thread) {
-        return;
-    }
+    let Some(space) = space_of(thread) else { return };
     let parent = (thread >> 32) as u32;
     let Some(child) = Task::new(ctx.arg(1)).process() else { return };
     if child == parent {
         return;
     }
-    if TARGETS.insert(&child, &OBSERVED, u64::from(BPF_ANY)).is_err() {
+    // What its parent has mapped it has at the same addresses.
+    let state = TargetState { space, state: OBSERVED, pad: [0; 7] };
+    if TARGETS.insert(&child, &state, u64::from(BPF_ANY)).is_err() {
         count::count(Counter::TargetTableFull);
         return;
     }

@@ -16,6 +16,8 @@ pub(crate) struct Hit<'a> {
     pub(crate) time: u64,
     /// Who: `pid << 32 | tid`.
     pub(crate) thread: u64,
+    /// Its address space.
+    pub(crate) space: u64,
     /// Where.
     pub(crate) cookie: Cookie,
     /// The target's registers before the probed instruction.
@@ -23,21 +25,20 @@ pub(crate) struct Hit<'a> {
 }
 
 impl<'a> Hit<'a> {
-    /// Takes the time and counts the hit; none if it is not a target's.
+    /// Takes the time; none if it is not a target's.
     #[inline(always)]
     pub(crate) fn begin(ctx: &'a ProbeContext) -> Option<Self> {
         let time = now();
         let thread = bpf_get_current_pid_tgid();
-        if !is_target(thread) {
+        let Some(space) = space_of(thread) else {
             count::count(Counter::OtherProcess);
             return None;
-        }
+        };
         // SAFETY: the context is the one this program was started with.
         let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
-        count::hit(cookie.probe());
         // SAFETY: the context of a uprobe program is the saved registers, valid while it runs.
         let regs = unsafe { &*ctx.regs };
-        Some(Self { time, thread, cookie, regs })
+        Some(Self { time, thread, space, cookie, regs })
     }
 
     /// The address of the call's return slot.
@@ -79,9 +80,16 @@ pub(crate) fn now() -> u64 {
 /// breakpoints.
 #[inline(always)]
 pub(crate) fn is_target(thread: u64) -> bool {
+    space_of(thread).is_some()
+}
+
+/// The address space of `thread`, if its process is one we look at.
+#[inline(always)]
+pub(crate) fn space_of(thread: u64) -> Option<u64> {
     let pid = (thread >> 32) as u32;
     match TARGET_PID.load() {
-        0 => TARGETS.get_ptr(&pid).is_some(),
-        target => pid == target,
+        // SAFETY: a live map value.
+        0 => TARGETS.get_ptr(&pid).map(|state| unsafe { (*state).space }),
+        target => (pid == target).then_some(u64::from(target)),
     }
 }

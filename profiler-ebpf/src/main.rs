@@ -3,9 +3,9 @@
 //! It records and decides nothing: which call belongs to which, and what was lost, is worked out in
 //! user space. It reads the target's registers and memory, and writes to neither.
 //!
-//! One event's way: [`hit`] (time, target filter, cost accounting) → [`enter`] or [`ret`] (the
-//! frame; [`open`] where exits are shared) → [`capture`] (words) → [`lane`] (its number) →
-//! [`emit`] (the ring). Every BPF map is in [`maps`].
+//! One event's way: [`hit`] (time, target filter) → [`enter`] ([`returns`]: where it will end),
+//! [`landing`] or [`ret`] (the frame, if it is [`open`]) → [`capture`] (words) → [`lane`] (its
+//! number) → [`emit`] (the ring). Every BPF map is in [`maps`].
 //!
 //! Processes and threads come and go in [`fork`], [`exec`] and [`thread_end`]; [`entry`] holds a
 //! program that was started to be profiled until its probes are there.
@@ -25,10 +25,12 @@ mod entry;
 mod exec;
 mod fork;
 mod hit;
+mod landing;
 mod lane;
 mod maps;
 mod open;
 mod ret;
+mod returns;
 mod task;
 mod thread_end;
 
@@ -46,6 +48,13 @@ fn enter(ctx: ProbeContext) -> u32 {
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn ret(ctx: ProbeContext) -> u32 {
     ret::run(&ctx);
+    0
+}
+
+#[uprobe(multi)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn landing(ctx: ProbeContext) -> u32 {
+    landing::run(&ctx);
     0
 }
 

@@ -3,9 +3,13 @@
 //! User space addresses them by the names in [`profiler_common::global`].
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
-use profiler_common::{CaptureProgram, Counter, KernelOffsets, MAX_PROBES};
+use profiler_common::{
+    CaptureProgram, Counter, KernelOffsets, LandingCount, LandingId, MAX_LANDINGS, MAX_PROBES,
+    Return, ReturnKey, TargetState,
+};
 
 /// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
 /// space before loading, then constant: the verifier removes the branch not taken.
@@ -45,7 +49,7 @@ pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PRO
 /// and by [`crate::thread_end`] when they end; read by [`crate::hit`]. Full: user space is refused
 /// the next process and says so, a child is not observed and counted.
 #[map]
-pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static TARGETS: HashMap<u32, TargetState> = HashMap::with_max_entries(16_384, 0);
 
 /// The number of each lane's latest event, by `pid << 32 | tid`. Written and read by
 /// [`crate::lane`] on the thread itself, removed when it ends. Full: the events of further threads
@@ -53,18 +57,43 @@ pub(crate) static TARGETS: HashMap<u32, u8> = HashMap::with_max_entries(16_384, 
 #[map]
 pub(crate) static LANES: HashMap<u64, u32> = HashMap::with_max_entries(32_768, 0);
 
-/// A frame whose exit lies in code that other functions run too.
+/// A frame that is open, by what its exit will show.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct OpenFrame {
     /// `pid << 32 | tid`.
     pub(crate) thread: u64,
-    /// The address of its return slot.
+    /// The address of the return slot that is awaited: its own, or that of a caller that returns at
+    /// once.
     pub(crate) slot: u64,
 }
 
-/// The open frames that are tracked. Written at enter, taken at exit ([`crate::open`]). Full: the
-/// frame used longest ago is forgotten, and its exit not seen; an exception that unwinds a frame
-/// leaves its entry behind, which is why old ones must be able to go.
+/// What is known of an open frame.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Awaited {
+    /// The landing it will come to; none: only a `ret` can end it.
+    pub(crate) landing: LandingId,
+    /// The probe.
+    pub(crate) probe: u16,
+    /// 1: the words of its exit are wanted.
+    pub(crate) value: u32,
+}
+
+/// The open frames. Written at enter, taken at exit ([`crate::open`]). Full: the frame used longest
+/// ago is forgotten, and its exit not seen; an exception that unwinds a frame leaves its entry
+/// behind, which is why old ones must be able to go.
 #[map]
-pub(crate) static OPEN: LruHashMap<OpenFrame, u8> = LruHashMap::with_max_entries(16_384, 0);
+pub(crate) static OPEN: LruHashMap<OpenFrame, Awaited> = LruHashMap::with_max_entries(65_536, 0);
+
+/// What is known of return addresses. Written by user space as it learns them, read by
+/// [`crate::returns`]. Full: user space learns no more, and says so.
+#[map]
+pub(crate) static RETURNS: HashMap<ReturnKey, Return> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// How often each landing was run into. Written by [`crate::landing`], read by user space, which
+/// drops those that are hit for nothing.
+#[map]
+pub(crate) static LANDINGS: PerCpuArray<LandingCount> =
+    PerCpuArray::with_max_entries(MAX_LANDINGS, 0);

@@ -10,22 +10,21 @@ use crate::{capture, count, emit, lane, open};
 #[inline(always)]
 pub(crate) fn run(ctx: &ProbeContext) {
     let Some(hit) = Hit::begin(ctx) else { return };
+    count::hit(hit.cookie.probe());
     let slot = hit.slot();
-    let cookie = hit.cookie;
-    if cookie.flags() & (Cookie::TRACK_OPEN | Cookie::IF_OPEN) != 0 {
-        let was_open = open::take(hit.thread, slot);
-        if !was_open && cookie.has(Cookie::IF_OPEN) {
-            count::count(Counter::UnmatchedExit);
-            return;
-        }
+    if open::returns(hit.thread, slot).is_none() {
+        count::count(Counter::UnmatchedExit);
+        return;
     }
     let mut record = EventRecord { header: hit.header(EventKind::Ret), words: [0; MAX_WORDS] };
     record.header.frame = slot;
-    capture::run(&hit, Role::Ret, &mut record);
+    if hit.cookie.has(Cookie::HAS_CAPTURE) {
+        capture::run(&hit, hit.cookie.probe(), Role::Ret, &mut record);
+    }
     record.header.sequence = lane::next(hit.thread);
     debug!(
         ctx,
         "ret probe {} slot {:x} number {}", record.header.probe, slot, record.header.sequence
     );
-    emit::send(&record, Some(cookie.probe()));
+    emit::send(&record, Some(hit.cookie.probe()));
 }

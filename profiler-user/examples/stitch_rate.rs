@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use qprof::model::{
-    Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ProbeRule, ReturnAddr, Rules,
-    SpanRule, Tid, Watches, Words,
+    Ahead, Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ProbeRule, ReturnAddr, Rules,
+    Seen, SpanRule, Tid, Watches, Words,
 };
 use qprof::stitch::{IdSource, Limits, Stitcher};
 
@@ -65,9 +65,15 @@ fn events(lanes: u32) -> Vec<Event> {
                     tid,
                     sequence: (round * QUERY.len() + step + 1) as u32,
                     body: if begins {
-                        EventBody::Enter { probe, frame, return_address, words }
+                        EventBody::Enter {
+                            probe,
+                            frame,
+                            return_address,
+                            ahead: Ahead::Nothing,
+                            words,
+                        }
                     } else {
-                        EventBody::Ret { probe, frame, words }
+                        EventBody::Exit { seen: Seen::Ret, probe, frame, words }
                     },
                 });
             }

@@ -167,7 +167,7 @@ pub fn whole(summary: &Summary, file: &Path) -> Result<Vec<Trace>> {
         ensure!(trace.count("family_step") == steps, "not whole: {}", trace.outline());
         for span in &trace.spans {
             ensure!(span.process == root.process, "a trace of two processes: {trace:?}");
-            ensure!(span.exit()? == "ret", "not seen to return: {span:?}");
+            ensure!(span.ended()? == "returned", "not seen to return: {span:?}");
         }
     }
     Ok(traces)

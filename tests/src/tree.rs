@@ -69,6 +69,14 @@ impl Span {
         self.tag("qprof.exit")
     }
 
+    /// The same, with one word, `returned`, wherever its return was seen.
+    ///
+    /// # Errors
+    /// When the span does not say.
+    pub fn ended(&self) -> Result<&str> {
+        Ok(if self.returned()? { "returned" } else { self.exit()? })
+    }
+
     /// Whether its return was seen, however: at the `ret` or where the call came back to.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ fn check_statement(trace: &Trace, row_groups: usize) -> Result<()> {
     ensure!(trace.count(SCAN) == row_groups, "not {row_groups} scans: {}", trace.outline());
     ensure!(trace.count("pipeline_task") > 0, "no task: {}", trace.outline());
     for span in &trace.spans {
-        ensure!(span.exit()? == "ret", "{} ended by {}", span.name, span.exit()?);
+        ensure!(span.ended()? == "returned", "{} ended by {}", span.name, span.exit()?);
         if span.name == "pipeline_task" {
             ensure!(span.evidence()? == "handoff:executor", "evidence: {}", span.evidence()?);
         }
@@ -173,10 +173,10 @@ fn a_failing_statement_ends_with_its_spans_closed() -> Result<()> {
     let (missing, rest) = traces.split_at(3);
     for trace in missing {
         for name in ["execute", "submit", "create_plan"] {
-            let exits: Vec<_> = trace.named(name).map(|span| span.exit()).collect();
+            let exits: Vec<_> = trace.named(name).map(|span| span.ended()).collect();
             let [Ok(exit)] = exits.as_slice() else { bail!("not one {name}: {}", trace.outline()) };
             // The exception is caught in `submit`, and thrown anew by what called it.
-            let good = *exit == "unwound" || (name == "submit" && *exit == "ret");
+            let good = *exit == "unwound" || (name == "submit" && *exit == "returned");
             ensure!(good, "{name} ended by {exit}");
         }
         ensure!(trace.count("pipeline_task") == 0, "{}", trace.outline());
@@ -208,8 +208,8 @@ fn check_failed_late(trace: &Trace) -> Result<()> {
     ensure!(trace.root()?.exit()? == "unwound", "the root ended by {}", trace.root()?.exit()?);
     let mut unwound = 0;
     for span in &trace.spans {
-        let exit = span.exit()?;
-        ensure!(["ret", "unwound"].contains(&exit), "{} ended by {exit}", span.name);
+        let exit = span.ended()?;
+        ensure!(["returned", "unwound"].contains(&exit), "{} ended by {exit}", span.name);
         unwound += usize::from(span.name == "pipeline_task" && exit == "unwound");
     }
     ensure!(unwound > 0, "no task was left by the exception: {}", trace.outline());

@@ -26,20 +26,20 @@ impl CheckExits for Twice {
     fn check_exits(&self, left: &[&str], as_: &[&str]) -> Result<()> {
         for trace in &self.traces {
             for span in &trace.spans {
-                let exit = span.exit()?;
-                if exit != "ret" {
+                let exit = span.ended()?;
+                if exit != "returned" {
                     ensure!(as_.contains(&exit), "{} is {exit}, not {as_:?}", span.name);
                     ensure!(left.contains(&span.name.as_str()), "{} is {exit}", span.name);
                 }
             }
             let returned = |name: &&&str| {
-                trace.named(name).all(|span| span.exit().is_ok_and(|exit| exit == "ret"))
+                trace.named(name).all(|span| span.ended().is_ok_and(|end| end == "returned"))
             };
             let all = left.iter().filter(returned).count();
             ensure!(all == 0 || all == left.len(), "half a trace returned: {}", trace.outline());
         }
         let broken = self.traces.iter().filter(|trace| {
-            trace.spans.iter().any(|span| span.exit().is_ok_and(|exit| exit != "ret"))
+            trace.spans.iter().any(|span| span.ended().is_ok_and(|end| end != "returned"))
         });
         let (broken, all) = (broken.count(), self.traces.len());
         ensure!(broken * 2 == all, "{broken} of {all} traces hold calls that did not return");
@@ -156,9 +156,7 @@ fn malformed_filters_during_load() -> Result<()> {
     for trace in after {
         ensure!(trace.count("parse_request") >= 1, "no parsing: {}", trace.outline());
         for span in &trace.spans {
-            // It ends by jumping to another object's function: that is not followed.
-            let expected = if span.name == "fetch_fields" { "inferred" } else { "ret" };
-            ensure!(span.exit()? == expected, "{} ended as {}", span.name, span.exit()?);
+            ensure!(span.ended()? == "returned", "{} ended as {}", span.name, span.ended()?);
         }
     }
     Ok(())

@@ -76,7 +76,11 @@ fn a_map_of_five_minutes_shows_every_request() -> Result<()> {
         }
         for parse in trace.named("parse") {
             // A request that is none leaves its parser by an exception.
-            ensure!((parse.exit()? == "ret") == (shards > 0), "parse ended as {}", parse.exit()?);
+            ensure!(
+                (parse.ended()? == "returned") == (shards > 0),
+                "parse ended as {}",
+                parse.exit()?
+            );
         }
     }
     ensure!(by_shards[0] == CLIENTS * REQUESTS / 5, "{by_shards:?}");

@@ -128,7 +128,7 @@ fn the_server_dies_under_load() -> Result<()> {
     for trace in traces {
         trace.root()?;
         for span in &trace.spans {
-            ensure!(["ret", "inferred", "unwound", "open"].contains(&span.exit()?));
+            ensure!(["returned", "inferred", "unwound", "open"].contains(&span.ended()?));
         }
     }
     drop(load);

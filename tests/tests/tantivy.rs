@@ -16,7 +16,7 @@ fn traces(done: &Done) -> Result<Vec<Trace>> {
     for trace in &traces {
         trace.check()?;
         for span in &trace.spans {
-            ensure!(span.exit()? == "ret", "{} ended by {}", span.name, span.exit()?);
+            ensure!(span.ended()? == "returned", "{} ended by {}", span.name, span.exit()?);
         }
     }
     traces.sort_by_key(|trace| trace.spans.first().map(|root| root.start));

@@ -36,8 +36,8 @@ pub(super) fn begin(
     map: Option<SymbolMap>,
     resources: &mut Resources,
 ) -> anyhow::Result<Begun> {
-    let RunSettings { aim, attach, record, out, .. } = settings;
-    let options = LiveOptions { attach: *attach, grace: out.grace };
+    let RunSettings { aim, attach, exits, record, out, .. } = settings;
+    let options = LiveOptions { attach: *attach, grace: out.grace, exits: *exits };
     let load = |map, targets| Live::load(targets, map, aim.search.clone(), &options);
     let recorder = |live: &mut Live, target: &Target, service: &str| -> anyhow::Result<()> {
         if let Some(path) = record {

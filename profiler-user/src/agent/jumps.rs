@@ -88,7 +88,7 @@ const fn is_above(slot: FrameAddr, address: u64, (_, end): (u64, u64)) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Lane, MonoNs, ProbeId, ReturnAddr, Tid, Words};
+    use crate::model::{Ahead, Lane, MonoNs, ProbeId, ReturnAddr, Tid, Words};
 
     fn jump(slot: u64, word: u64) -> Event {
         let pid = Pid(std::process::id());
@@ -101,6 +101,7 @@ mod tests {
                 probe: ProbeId(0),
                 frame: FrameAddr(slot),
                 return_address: ReturnAddr(2),
+                ahead: Ahead::Nothing,
                 words: Words::new(&[word], 0),
             },
         }

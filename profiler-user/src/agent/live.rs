@@ -9,6 +9,7 @@ use thiserror::Error;
 use super::command::CommandError;
 use super::fleet::{Addition, Fleet, FleetStats};
 use super::jumps::Jumps;
+use super::landings::{LandingStats, Landings};
 use super::outputs::nanoseconds;
 use super::pipeline::{Change, Pipeline};
 use super::prepare::Search;
@@ -32,6 +33,17 @@ const LAST_CALLS: Duration = Duration::from_secs(1);
 pub(crate) struct LiveOptions {
     pub(crate) attach: AttachOptions,
     pub(crate) grace: Duration,
+    pub(crate) exits: Exits,
+}
+
+/// Where exits are observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Exits {
+    /// Where calls come back; at their `ret`s only until that is known.
+    #[default]
+    Landings,
+    /// At their `ret`s: dear, and tail calls out of an object are missed.
+    Rets,
 }
 
 /// Why a run came to an end it was not meant to.
@@ -62,6 +74,7 @@ pub(crate) struct Live {
     recorder: Option<Writer>,
     changes: Vec<Change>,
     jumps: Jumps,
+    landings: Option<Landings>,
     /// Processes made since they were last asked for.
     new: Vec<Pid>,
     /// Processes that became other programs in the last turn.
@@ -92,6 +105,7 @@ pub(crate) struct Stopped {
     pub(super) fleet: FleetStats,
     pub(super) undecodable: u64,
     pub(super) counts: KernelCounts,
+    pub(super) landings: Option<LandingStats>,
     pub(super) recorder: Option<Writer>,
 }
 
@@ -129,6 +143,10 @@ impl Live {
             recorder: None,
             changes: Vec::new(),
             jumps: Jumps::default(),
+            landings: match options.exits {
+                Exits::Landings => Some(Landings::start()?),
+                Exits::Rets => None,
+            },
             new: Vec::new(),
             became: Vec::new(),
             told: Vec::new(),
@@ -183,6 +201,9 @@ impl Live {
             recorder.rules(rules)?;
         }
         self.pipeline.stitcher.grow(rules.clone());
+        if let Some(landings) = &mut self.landings {
+            landings.grow(plan);
+        }
         let sites = self.attached.attach(plan, target)?;
         let spent = begun.elapsed();
         self.attach_time += spent;
@@ -220,6 +241,9 @@ impl Live {
         for inode in written.into_iter().chain(self.fleet.overwritten()) {
             if self.attached.abandon(inode) {
                 self.fleet.abandoned();
+                if let Some(landings) = &mut self.landings {
+                    landings.abandoned(inode, &mut self.attached);
+                }
                 tracing::error!(
                     "{} was overwritten in place: its probes are removed, and none are put there \
                      any more; run qprof again once the server has been restarted",
@@ -330,6 +354,9 @@ impl Live {
                 }
             }
         }
+        if let Some(landings) = &mut self.landings {
+            landings.turn(&mut self.attached)?;
+        }
         self.pipeline.stitcher.tick(now);
         Ok(!self.fleet.is_empty())
     }
@@ -344,17 +371,31 @@ impl Live {
             Change::Became(pid, by) => {
                 self.jumps.forget(pid);
                 self.became.push(pid);
+                if let Some(landings) = &mut self.landings {
+                    landings.became(pid, &mut self.attached);
+                }
                 if by.0 != pid.0 {
                     // A link that filters does so by what was its first thread: by nobody, now.
                     self.attached.remove_own(pid);
                     self.fleet.forget_image(pid);
+                    if let Some(landings) = &mut self.landings {
+                        landings.removed_own(pid);
+                    }
                 }
                 self.fleet.became(pid);
             }
-            Change::Loaded(pid) => self.fleet.look_at(pid),
+            Change::Loaded(pid) => {
+                self.fleet.look_at(pid);
+                if let Some(landings) = &mut self.landings {
+                    landings.mappings_changed(pid);
+                }
+            }
             Change::Ended(pid) => {
                 if self.fleet.ended(pid) {
                     self.attached.forget(pid);
+                    if let Some(landings) = &mut self.landings {
+                        landings.removed_own(pid);
+                    }
                 }
             }
         }
@@ -396,6 +437,10 @@ impl Live {
         {}
         self.attached.detach_enters();
         let counts = self.attached.counters()?;
+        let landings = match &mut self.landings {
+            Some(landings) => Some(landings.finish(&self.attached)?),
+            None => None,
+        };
         self.attached.detach();
         // Nothing writes any more: what is in the ring now is all there is.
         self.drain()?;
@@ -407,12 +452,13 @@ impl Live {
             fleet: self.fleet.stats(),
             undecodable: self.pipeline.undecodable,
             counts,
+            landings,
             recorder: self.recorder,
         })
     }
 
     fn drain(&mut self) -> Result<(), LiveError> {
-        let Self { ring, pipeline, recorder, changes, jumps, .. } = self;
+        let Self { ring, pipeline, recorder, changes, jumps, landings, attached, .. } = self;
         let mut failed = None;
         let mut each = |raw: &[u8]| {
             let record = |raw: &[u8]| {
@@ -420,7 +466,12 @@ impl Live {
                     failed = recorder.event(raw).err();
                 }
             };
-            changes.extend(pipeline.event(raw, Some(&mut *jumps), record));
+            let see = |event: &Event| {
+                if let Some(landings) = landings.as_mut() {
+                    landings.event(event, attached);
+                }
+            };
+            changes.extend(pipeline.event(raw, Some(&mut *jumps), record, see));
         };
         while ring.drain(&mut each) == Ring::BATCH {}
         failed.map_or(Ok(()), |error| Err(error.into()))

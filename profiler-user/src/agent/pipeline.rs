@@ -33,12 +33,14 @@ impl Pipeline {
     }
 
     /// Stitches an event; what it tells of its process, if it does. `jumps`: makes of the calls of
-    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one.
+    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one; `see` is handed the
+    /// event itself.
     pub(super) fn event(
         &mut self,
         raw: &[u8],
         jumps: Option<&mut Jumps>,
         record: impl FnOnce(&[u8]),
+        see: impl FnOnce(&Event),
     ) -> Option<Change> {
         match reader::decode(raw) {
             Ok(mut event) => {
@@ -53,6 +55,7 @@ impl Pipeline {
                     None => record(raw),
                 }
                 self.last = self.last.max(event.time);
+                see(&event);
                 self.stitcher.push(&event);
                 change(&event, watches)
             }
@@ -84,6 +87,6 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         EventBody::Enter { .. } => {
             (watches == Some(Watches::Loading)).then_some(Change::Loaded(pid))
         }
-        EventBody::Ret { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
+        EventBody::Exit { .. } | EventBody::Unwound { .. } | EventBody::LaneEnd => None,
     }
 }

@@ -48,7 +48,7 @@ pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
     for chunk in chunks {
         match chunk {
             Ok(Chunk::Event(raw)) => {
-                let _of_processes = pipeline.event(&raw, None, |_| {});
+                let _of_processes = pipeline.event(&raw, None, |_| {}, |_| {});
                 first = first.or((pipeline.last != MonoNs(0)).then_some(pipeline.last));
                 pipeline.stitcher.tick(pipeline.last);
             }
@@ -90,6 +90,7 @@ pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
         orphans: stitch.orphans,
         stitch: report::stitch_rows(&stitch, pipeline.undecodable),
         kernel,
+        landings: Vec::new(),
         otlp,
         file,
         probes: Vec::new(),

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 
+use super::landings::LandingStats;
 use super::outputs::{OutputError, Print, SummaryFile, worth_a_word};
 use crate::stitch::StitchStats;
 use crate::ui::{RunReport, TreeStyle, write_summary};
@@ -12,6 +13,24 @@ pub(super) fn stitch_rows(stats: &StitchStats, undecodable: u64) -> Vec<(String,
         stats.rows().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     rows.push(("undecodable".to_owned(), undecodable));
     rows
+}
+
+/// What became of return addresses, by name.
+pub(super) fn landing_rows(stats: &LandingStats) -> Vec<(String, u64)> {
+    let rows = [
+        ("learned", stats.learned),
+        ("callers_that_return_at_once", stats.callers),
+        ("landings", stats.landings),
+        ("landings_single_stepped", stats.dear),
+        ("landings_moved", stats.moved),
+        ("hits", stats.hits.hits),
+        ("matched", stats.hits.matched),
+        ("functions_without_ret_sites", stats.retired),
+        ("postponed", stats.postponed),
+    ];
+    let rows = rows.map(|(name, count)| (name.to_owned(), count));
+    let refused = stats.refused.iter().map(|(why, count)| (format!("refused: {why}"), *count));
+    rows.into_iter().chain(refused).collect()
 }
 
 /// Spans that were to be exported and were not.

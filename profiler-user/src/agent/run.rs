@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::aim::RunAim;
 use super::begin::{Begun, Follow, begin};
 use super::command::{Started, exit_code};
-use super::live::{Live, Stopped, kernel_rows};
+use super::live::{Exits, Live, Stopped, kernel_rows};
 use super::outputs::{OutSettings, Outputs, Sent};
 use super::prepare::named_map;
 use super::threads::Threads;
@@ -36,6 +36,8 @@ pub struct RunSettings {
     pub aim: RunAim,
     /// How to attach.
     pub attach: AttachOptions,
+    /// Where exits are observed.
+    pub exits: Exits,
     /// Where to keep the raw events.
     pub record: Option<PathBuf>,
     /// How long; none: until told to stop.
@@ -164,6 +166,7 @@ fn finish(
         orphans: stopped.stitch.orphans,
         stitch,
         kernel,
+        landings: stopped.landings.as_ref().map(report::landing_rows).unwrap_or_default(),
         otlp,
         file,
         probes: rules

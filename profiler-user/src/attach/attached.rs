@@ -3,15 +3,16 @@
 use aya::Ebpf;
 use aya::programs::uprobe::UProbeLink;
 use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
-use profiler_common::Role;
+use profiler_common::{LandingCount, LandingId, ProbeId, Return, Role};
 use rustc_hash::FxHashSet;
 
 use super::attaching::{Attaching, Done};
 use super::kernel_log::KernelLog;
+use super::landings::{self, NewLanding};
 use super::links::Links;
 use super::sites::RefusedSite;
 use super::{AttachError, KernelCounts, features, kernel_log, load};
-use crate::model::{FileOffset, Pid};
+use crate::model::{FileOffset, Pid, ReturnAddr};
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
 use crate::target::{Inode, MappedObject, Target};
@@ -182,6 +183,104 @@ impl Attached {
                 Err(error)
             }
         }
+    }
+
+    /// Attaches landings in an object of a process, and says which of them the kernel takes.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses for another reason than the sites; none of those that are left is
+    /// attached then.
+    pub fn land(
+        &mut self,
+        pid: Pid,
+        object: &MappedObject,
+        new: &[NewLanding],
+    ) -> Result<Vec<LandingId>, AttachError> {
+        if self.abandoned.contains(&object.inode) {
+            return Ok(Vec::new());
+        }
+        let pid = self.link_pid(pid);
+        landings::attach(&mut self.bpf, &mut self.links, object, pid, new)
+    }
+
+    /// Tells the kernel side what is known of a return address; its landings are attached. False
+    /// if there is no room for more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses for another reason.
+    pub fn learn(
+        &mut self,
+        space: u64,
+        address: ReturnAddr,
+        known: Return,
+    ) -> Result<bool, AttachError> {
+        landings::learn(&mut self.bpf, space, address, known)
+    }
+
+    /// Takes back what was told of a return address.
+    pub fn unlearn(&mut self, space: u64, address: ReturnAddr) {
+        landings::forget(&mut self.bpf, space, address);
+    }
+
+    /// The address space of a process: what the kernel side tells return addresses apart by. None
+    /// if it is no target.
+    pub fn space_of(&mut self, pid: Pid) -> Option<u64> {
+        match self.targets {
+            Targets::One(target) => (target == pid).then_some(u64::from(pid.0)),
+            Targets::Several | Targets::Tree => load::space_of(&mut self.bpf, pid),
+        }
+    }
+
+    /// The process that links for `pid` filter by; none if they are for all.
+    #[must_use]
+    pub fn link_pid(&self, pid: Pid) -> Option<Pid> {
+        self.by_process.then_some(pid)
+    }
+
+    /// The address spaces of the targets.
+    pub fn spaces(&mut self) -> FxHashSet<u64> {
+        match self.targets {
+            Targets::One(pid) => FxHashSet::from_iter([u64::from(pid.0)]),
+            Targets::Several | Targets::Tree => load::spaces(&mut self.bpf),
+        }
+    }
+
+    /// How often the first `len` landings were run into.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not hand out the counters, which it has no reason to.
+    pub fn landing_counts(&self, len: usize) -> Result<Vec<LandingCount>, AttachError> {
+        landings::counts(&self.bpf, len)
+    }
+
+    /// Removes the exit sites of probes that need them no more. All others stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; what is attached then is enough.
+    pub fn retire_rets(&mut self, stays: impl Fn(ProbeId) -> bool) -> Result<(), AttachError> {
+        let program = load::uprobe(&mut self.bpf, Role::Ret)?;
+        self.links
+            .keep(program, Role::Ret, |site| stays(site.cookie.probe()))
+            .map_err(|error| AttachError::bpf("remove exit sites", error))
+    }
+
+    /// Removes landings that are not worth their cost. All others stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; what is attached then is too much, but right.
+    pub fn retire_landings(
+        &mut self,
+        stays: impl Fn(LandingId) -> bool,
+    ) -> Result<(), AttachError> {
+        let program = load::uprobe(&mut self.bpf, Role::Landing)?;
+        self.links
+            .keep(program, Role::Landing, |site| stays(site.cookie.landing()))
+            .map_err(|error| AttachError::bpf("remove landings", error))
     }
 
     /// Removes every probe from a file, by device and inode, for good: what lies in it is not what

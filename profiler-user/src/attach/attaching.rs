@@ -7,7 +7,7 @@ use aya::Ebpf;
 use profiler_common::Role;
 use rustc_hash::FxHashSet;
 
-use super::links::{LinkId, Links};
+use super::links::{LinkId, Links, Probed};
 use super::sites::{AttachSite, Refusals, RefusedSite, may_be_one_site, why};
 use super::{AttachError, load};
 use crate::model::{FileOffset, Pid};
@@ -105,8 +105,9 @@ impl<'a> Attaching<'a> {
         sites: &[AttachSite],
     ) -> Result<Result<LinkId, io::Error>, AttachError> {
         let mapped = self.mapped(object)?;
+        let on = Probed::open(mapped).map_err(|error| self.link_error(object, error))?;
         let program = load::uprobe(self.bpf, role)?;
-        match self.links.add(program, role, mapped, self.link_pid, sites) {
+        match self.links.add(program, role, &on, self.link_pid, sites) {
             Ok(id) => Ok(Ok(id)),
             Err(error) if may_be_one_site(&error) => Ok(Err(error)),
             Err(error) => Err(self.link_error(object, error)),

@@ -1,8 +1,12 @@
 //! The links that hold the breakpoints in place: one a link, many sites each.
 
+use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
-use std::thread;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 
 use aya::programs::ProgramError;
 use aya::programs::uprobe::{
@@ -19,17 +23,46 @@ use crate::target::{Inode, MappedObject};
 /// it answers to an instruction it will not probe.
 pub(super) const ENOTSUPP: i32 = 524;
 
+/// How many links of landings a file may have before they are made one: a link costs its 40–65 ms
+/// at the end, however few its sites.
+const SCATTERED: usize = 8;
+
 /// A link, in the table that made it; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LinkId(u32);
 
-struct Link {
-    id: LinkId,
+/// The file a link is on, held open: its path may lead through a process that ends.
+#[derive(Clone, Debug)]
+pub(super) struct Probed {
+    inode: Inode,
+    file: Arc<File>,
+}
+
+impl Probed {
+    pub(super) fn open(object: &MappedObject) -> io::Result<Self> {
+        Ok(Self { inode: object.inode, file: Arc::new(File::open(&object.open_path)?) })
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+    }
+}
+
+/// What a link is for; those that agree can be made one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Group {
     role: Role,
     /// The file it is on, by device and inode.
     inode: Inode,
     /// The one process it is for, if it filters.
     pid: Option<Pid>,
+}
+
+struct Link {
+    id: LinkId,
+    group: Group,
+    on: Probed,
+    sites: Vec<AttachSite>,
     held: UProbeLink,
 }
 
@@ -39,6 +72,8 @@ struct Link {
 pub(super) struct Links {
     links: Vec<Link>,
     next: u32,
+    /// Threads that detach what nobody waits for.
+    closing: Vec<JoinHandle<()>>,
 }
 
 impl Links {
@@ -49,7 +84,7 @@ impl Links {
         &mut self,
         program: &mut UProbe,
         role: Role,
-        object: &MappedObject,
+        on: &Probed,
         pid: Option<Pid>,
         sites: &[AttachSite],
     ) -> Result<LinkId, io::Error> {
@@ -60,13 +95,14 @@ impl Links {
             location: UProbeAttachLocation::AbsoluteOffset(site.offset.0),
             cookie: Some(site.cookie.0),
         });
-        let link = program
-            .attach(points, &object.open_path, scope)
+        let held = program
+            .attach(points, on.path(), scope)
             .and_then(|id| program.take_link(id))
             .map_err(|error| io_error(&error))?;
         let id = self.next();
         self.next += 1;
-        self.links.push(Link { id, role, inode: object.inode, pid, held: link });
+        let group = Group { role, inode: on.inode, pid };
+        self.links.push(Link { id, group, on: on.clone(), sites: sites.to_vec(), held });
         Ok(id)
     }
 
@@ -82,7 +118,7 @@ impl Links {
 
     /// Detaches every link of a role, all at once, because each takes long.
     pub(super) fn remove_role(&mut self, role: Role) {
-        self.remove_where(|link| link.role == role);
+        self.remove_where(|link| link.group.role == role);
     }
 
     /// Detaches what was attached from `first` on.
@@ -92,12 +128,74 @@ impl Links {
 
     /// Detaches what is for one process only.
     pub(super) fn remove_process(&mut self, pid: Pid) {
-        self.remove_where(|link| link.pid == Some(pid));
+        self.remove_where(|link| link.group.pid == Some(pid));
     }
 
     /// Detaches everything from a file; whether there was anything.
     pub(super) fn remove_file(&mut self, inode: Inode) -> bool {
-        self.remove_where(|link| link.inode == inode)
+        self.remove_where(|link| link.group.inode == inode)
+    }
+
+    /// Makes the landings of a file one link again where they are many.
+    ///
+    /// # Errors
+    /// The kernel's answer; all is as it was then.
+    pub(super) fn gather(&mut self, program: &mut UProbe) -> io::Result<()> {
+        let scattered = |group: &Group, links: &[Link]| {
+            links.iter().filter(|link| link.group == *group).count() > SCATTERED
+        };
+        let landings = self.links.iter().map(|link| link.group);
+        let landings: Vec<Group> = landings.filter(|group| group.role == Role::Landing).collect();
+        let Some(group) = landings.into_iter().find(|group| scattered(group, &self.links)) else {
+            return Ok(());
+        };
+        self.replace(program, group, |_| true)
+    }
+
+    /// Removes the sites of a role that are not to be kept; the others stay attached throughout.
+    ///
+    /// # Errors
+    /// The kernel's answer; all is as it was then, for the files not yet done.
+    pub(super) fn keep(
+        &mut self,
+        program: &mut UProbe,
+        role: Role,
+        keep: impl Fn(&AttachSite) -> bool,
+    ) -> io::Result<()> {
+        let goes = |link: &&Link| link.group.role == role && !link.sites.iter().all(&keep);
+        let mut groups: Vec<Group> = self.links.iter().filter(goes).map(|l| l.group).collect();
+        groups.dedup();
+        for group in groups {
+            self.replace(program, group, &keep)?;
+        }
+        Ok(())
+    }
+
+    /// One link for all that is kept of a group: attached before the old ones go, so that nothing is
+    /// missed. What is hit twice meanwhile finds its frame taken.
+    fn replace(
+        &mut self,
+        program: &mut UProbe,
+        group: Group,
+        keep: impl Fn(&AttachSite) -> bool,
+    ) -> io::Result<()> {
+        let before = self.next();
+        let old = self.links.iter().filter(|link| link.group == group);
+        let mut sites: Vec<AttachSite> =
+            old.flat_map(|link| link.sites.iter().copied()).filter(|site| keep(site)).collect();
+        sites.sort_unstable_by_key(|site| (site.offset, site.cookie.0));
+        sites.dedup();
+        let on = self.links.iter().find(|link| link.group == group).map(|link| link.on.clone());
+        if let Some(on) = on.filter(|_| !sites.is_empty()) {
+            self.add(program, group.role, &on, group.pid, &sites)?;
+        }
+        let gone = |link: &mut Link| link.group == group && link.id < before;
+        let old: Vec<Link> = self.links.extract_if(.., gone).collect();
+        self.closing.retain(|thread| !thread.is_finished());
+        let closing = thread::Builder::new().name(String::from("qprof-detach"));
+        // Where a thread cannot be had, they are closed here.
+        self.closing.extend(closing.spawn(move || close(old)).ok());
+        Ok(())
     }
 
     fn remove_where(&mut self, goes: impl Fn(&Link) -> bool) -> bool {
@@ -113,7 +211,11 @@ impl Drop for Links {
     /// Enters first: what has begun may still be seen to end, and nothing new begins.
     fn drop(&mut self) {
         self.remove_role(Role::Enter);
-        self.remove_role(Role::Ret);
+        self.remove_where(|_| true);
+        for thread in self.closing.drain(..) {
+            // It drops links, and cannot fail.
+            drop(thread.join());
+        }
     }
 }
 

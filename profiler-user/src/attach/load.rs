@@ -6,7 +6,9 @@ use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{RawTracePoint, UProbe};
 use aya::{Ebpf, EbpfLoader};
-use profiler_common::{CaptureProgram, KernelOffsets, Role, global, target_state};
+use profiler_common::{CaptureProgram, KernelOffsets, Role, TargetState, global, target_state};
+
+use rustc_hash::FxHashSet;
 
 use super::{AttachError, Targets, btf};
 use crate::model::{FileOffset, Pid};
@@ -40,6 +42,7 @@ pub(super) const fn program_name(role: Role) -> &'static str {
     match role {
         Role::Enter => "enter",
         Role::Ret => "ret",
+        Role::Landing => "landing",
     }
 }
 
@@ -73,7 +76,7 @@ pub(super) fn load(
         .map_max_entries("AYA_LOGS", log_bytes)
         .load(OBJECT)
         .map_err(AttachError::load)?;
-    for role in [Role::Enter, Role::Ret] {
+    for role in [Role::Enter, Role::Ret, Role::Landing] {
         let name = program_name(role);
         uprobe(&mut bpf, role)?.load().map_err(|error| AttachError::program(name, error))?;
     }
@@ -138,7 +141,23 @@ pub(super) fn hold(bpf: &mut Ebpf, pid: Pid) -> Result<(), AttachError> {
 
 fn set_target(bpf: &mut Ebpf, pid: Pid, state: u8) -> Result<(), AttachError> {
     let what = "add a process to the targets";
-    targets(bpf, what)?.insert(&pid.0, &state, 0).map_err(|error| AttachError::bpf(what, error))
+    let mut targets = targets(bpf, what)?;
+    let space =
+        targets.get(&pid.0, 0).map_or_else(|_unknown| u64::from(pid.0), |known| known.space);
+    let state = TargetState { space, state, pad: [0; 7] };
+    targets.insert(&pid.0, &state, 0).map_err(|error| AttachError::bpf(what, error))
+}
+
+/// The address space of a process, where there may be several.
+pub(super) fn space_of(bpf: &mut Ebpf, pid: Pid) -> Option<u64> {
+    let targets = targets(bpf, "look up a target").ok()?;
+    targets.get(&pid.0, 0).ok().map(|state| state.space)
+}
+
+/// The address spaces of all targets, where there may be several.
+pub(super) fn spaces(bpf: &mut Ebpf) -> FxHashSet<u64> {
+    let Ok(targets) = targets(bpf, "list the targets") else { return FxHashSet::default() };
+    targets.iter().filter_map(|target| Some(target.ok()?.1.space)).collect()
 }
 
 /// Makes a process no target any more; it may have ended and be none already.
@@ -151,7 +170,7 @@ pub(super) fn forget(bpf: &mut Ebpf, pid: Pid) {
 fn targets<'a>(
     bpf: &'a mut Ebpf,
     what: &'static str,
-) -> Result<HashMap<&'a mut MapData, u32, u8>, AttachError> {
+) -> Result<HashMap<&'a mut MapData, u32, TargetState>, AttachError> {
     let map = bpf.map_mut(global::TARGETS).ok_or_else(|| missing(what, global::TARGETS))?;
     map.try_into().map_err(|error| AttachError::bpf(what, error))
 }
@@ -194,7 +213,7 @@ where
 }
 
 /// The built-in object lacks something: it was built from other source than this program.
-fn missing(what: &'static str, name: &str) -> AttachError {
+pub(super) fn missing(what: &'static str, name: &str) -> AttachError {
     let source = format!("the built-in BPF object has no `{name}`; run `cargo xtask build-ebpf`");
     AttachError::Bpf { what, source: source.into() }
 }

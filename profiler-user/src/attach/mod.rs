@@ -16,6 +16,7 @@ mod counts;
 mod error;
 mod features;
 mod kernel_log;
+mod landings;
 mod links;
 mod load;
 mod sites;
@@ -26,4 +27,5 @@ pub use error::AttachError;
 pub use features::{
     Answer, KernelFeatures, check_rights, kernel_features, release as kernel_release,
 };
+pub use landings::NewLanding;
 pub use sites::RefusedSite;

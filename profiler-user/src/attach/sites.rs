@@ -8,7 +8,7 @@ use profiler_common::{Cookie, ProbeId, Role};
 
 use super::links::ENOTSUPP;
 use crate::model::FileOffset;
-use crate::plan::{PlannedProbe, ProbePlan, Site};
+use crate::plan::{PlannedProbe, ProbePlan};
 use crate::target::ObjectId;
 
 /// A site as the kernel takes it.
@@ -43,7 +43,7 @@ impl AttachSite {
     /// The same place, observing nothing: an exit of a frame that cannot be open, since its slot
     /// lies 2 GiB below the stack. For asking the kernel whether it takes the place.
     pub(super) fn silent(self) -> Self {
-        let cookie = Cookie::new(self.cookie.probe(), Role::Ret, Cookie::IF_OPEN, i32::MIN);
+        let cookie = Cookie::new(self.cookie.probe(), Role::Ret, 0, i32::MIN);
         Self { cookie, ..self }
     }
 }
@@ -127,11 +127,8 @@ fn by_object(
 ) -> BTreeMap<ObjectId, Vec<AttachSite>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for probe in plan.probes.iter().filter(|probe| !without.contains(&probe.id)) {
-        // A tracked frame ends at an exit of its own as well as in shared code.
-        let forgets = role == Role::Ret && probe.sites.iter().any(tracks);
         for site in probe.sites.iter().filter(|site| site.role == role) {
-            let flags = if forgets { site.flags | Cookie::TRACK_OPEN } else { site.flags };
-            let cookie = Cookie::new(probe.id, role, flags, site.slot_offset);
+            let cookie = site.cookie(probe.id);
             groups.entry(site.object).or_default().push(AttachSite { offset: site.offset, cookie });
         }
     }
@@ -140,10 +137,6 @@ fn by_object(
         sites.dedup();
     }
     groups
-}
-
-fn tracks(site: &Site) -> bool {
-    site.role == Role::Enter && site.flags & Cookie::TRACK_OPEN != 0
 }
 
 /// Whether the kernel's answer can be the fault of one site: an instruction it will not probe, or
@@ -169,7 +162,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Rules, VirtAddr};
-    use crate::plan::CostClass;
+    use crate::plan::{CostClass, Site};
 
     fn site(object: u16, offset: u64, role: Role, flags: u16) -> Site {
         Site {
@@ -194,6 +187,7 @@ mod tests {
             sites,
             at_enter: CaptureProgram::default(),
             at_ret: CaptureProgram::default(),
+            exits_with: ProbeId(id as u16),
             notes: Vec::new(),
         });
         ProbePlan { probes: probes.collect(), rules: Rules::default(), skipped: Vec::new() }
@@ -253,17 +247,5 @@ mod tests {
         refusals.add(ObjectId(0), Role::Enter, sites[0], String::from("no"));
         assert!(refusals.dropped(&plan).is_empty());
         assert_eq!(offsets(&refusals.remaining(&plan, Role::Enter), 0), [0x20]);
-    }
-
-    #[test]
-    fn own_exits_of_a_tracked_function_forget_its_frame() {
-        let plan = plan(vec![vec![
-            site(0, 0x10, Role::Enter, Cookie::TRACK_OPEN),
-            site(0, 0x18, Role::Ret, 0),
-            site(0, 0x80, Role::Ret, Cookie::IF_OPEN),
-        ]]);
-        let rets = Refusals::default().remaining(&plan, Role::Ret);
-        let flags: Vec<_> = rets[&ObjectId(0)].iter().map(|site| site.cookie.flags()).collect();
-        assert_eq!(flags, [Cookie::TRACK_OPEN, Cookie::TRACK_OPEN | Cookie::IF_OPEN]);
     }
 }

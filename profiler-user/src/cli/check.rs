@@ -133,6 +133,7 @@ const fn role_word(site: &Site) -> &'static str {
     match site.role {
         Role::Enter => "enter",
         Role::Ret => "ret",
+        Role::Landing => "landing",
     }
 }
 

@@ -8,7 +8,7 @@ use clap::{ArgGroup, Args, ValueEnum};
 
 use super::settings::{self, ConfigArg};
 use super::{Outcome, units};
-use crate::agent::{self, RunSettings};
+use crate::agent::{self, Exits, RunSettings};
 use crate::attach::AttachOptions;
 use crate::config::Settings;
 use crate::sink::{OtlpFlags, Protocol};
@@ -62,6 +62,10 @@ pub(super) struct RunArgs {
     /// How many functions one pattern of the map may match [default: 256].
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_functions: Option<usize>,
+
+    /// Where exits are observed: where calls come back, or at each `ret` (for comparison).
+    #[arg(long, value_name = "WHERE", default_value = "landings", hide = true)]
+    exits: ExitsArg,
 
     /// Log every event the kernel side sees (slow; for debugging Qprof).
     #[arg(long)]
@@ -138,6 +142,12 @@ enum Output {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExitsArg {
+    Landings,
+    Ret,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ProtocolArg {
     Grpc,
     #[value(name = "http/protobuf", alias = "http")]
@@ -188,6 +198,10 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
         attach: AttachOptions {
             ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
             kernel_log: args.kernel_log,
+        },
+        exits: match args.exits {
+            ExitsArg::Landings => Exits::Landings,
+            ExitsArg::Ret => Exits::Rets,
         },
         record: args.record.clone().or_else(|| file.output.record.clone()),
         duration: args.duration.or(file.duration),

@@ -134,10 +134,10 @@ impl Calls {
             stack.sequence = event.sequence;
         }
         match event.body {
-            EventBody::Enter { probe, frame, return_address, words } => {
+            EventBody::Enter { probe, frame, return_address, words, .. } => {
                 self.enter(event, probe, frame, return_address, words);
             }
-            EventBody::Ret { frame, .. } => {
+            EventBody::Exit { frame, .. } => {
                 let mut known = false;
                 while let Some(open) = stack.open.last()
                     && open.frame <= frame

@@ -3,7 +3,7 @@
 use super::calls::Watched;
 use super::{Calls, Slot};
 use crate::model::{
-    Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid, Words,
+    Ahead, Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Seen, Tid, Words,
 };
 use rustc_hash::FxHashMap;
 
@@ -60,6 +60,7 @@ impl Story {
             probe: ProbeId(function),
             frame: FrameAddr(frame),
             return_address: ReturnAddr(frame),
+            ahead: Ahead::Nothing,
             words: Words::new(words, 0),
         };
         self.push(thread, body)
@@ -67,7 +68,10 @@ impl Story {
 
     pub(super) fn ret(&mut self, thread: u32, frame: u64) -> &mut Self {
         let frame = FrameAddr(frame);
-        self.push(thread, EventBody::Ret { probe: ProbeId(0), frame, words: Words::default() })
+        self.push(
+            thread,
+            EventBody::Exit { seen: Seen::Ret, probe: ProbeId(0), frame, words: Words::default() },
+        )
     }
 
     pub(super) fn calls(&self) -> &Calls {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::agent::{Aim, Live, LiveOptions, Prepared, Search, prepare_with};
+use crate::agent::{Aim, Exits, Live, LiveOptions, Prepared, Search, prepare_with};
 use crate::attach::AttachOptions;
 use crate::config::{self, MapOrigin};
 use crate::model::{Evidence, ExitKind, Pid, Trace};
@@ -78,6 +78,7 @@ fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Ve
     let options = LiveOptions {
         attach: AttachOptions { ring_bytes: 1 << 20, kernel_log: false },
         grace: Duration::from_secs(1),
+        exits: Exits::default(),
     };
     let mut live = Live::start(prepared, &options)?;
     let attached = Instant::now();
@@ -95,8 +96,9 @@ fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Ve
 fn verify(traces: &[Trace]) -> anyhow::Result<()> {
     let exact = |trace: &&Trace| {
         let [outer, inner] = trace.spans.as_slice() else { return false };
-        outer.exit == ExitKind::Ret
-            && inner.exit == ExitKind::Ret
+        let is_exact = |exit| matches!(exit, ExitKind::Landing | ExitKind::Ret);
+        is_exact(outer.exit)
+            && is_exact(inner.exit)
             && inner.parent == Some(outer.id)
             && inner.evidence == Evidence::Stack
             && outer.start <= inner.start

@@ -70,12 +70,16 @@ pub enum EventBody {
         frame: FrameAddr,
         /// What stands in the return slot.
         return_address: ReturnAddr,
+        /// How it will end.
+        ahead: Ahead,
         /// The captured words.
         words: Words,
     },
-    /// A `ret` executes: the frames whose return slot this is end.
-    Ret {
-        /// The probe whose site it is (not necessarily the function that opened the frame:
+    /// The frames whose return slot this is end, and those that await it.
+    Exit {
+        /// Where it was seen.
+        seen: Seen,
+        /// The probe that it was seen for (not necessarily the function that opened the frame:
         /// tail calls).
         probe: ProbeId,
         /// The return slot.
@@ -101,4 +105,35 @@ pub enum EventBody {
     },
     /// The process has become another program; all its lanes have ended.
     Exec,
+}
+
+/// Where an exit is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Seen {
+    /// At its `ret`.
+    Ret,
+    /// Where it comes back.
+    Landing,
+}
+
+/// What is known, when a call begins, of how its exit will be seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ahead {
+    /// By no landing.
+    Nothing,
+    /// By the landing for this return slot: its own, or that of a caller that returns at once.
+    Landing(FrameAddr),
+    /// It would take another landing.
+    Wanted(Wanted, ReturnAddr),
+}
+
+/// What is wanted at a return address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Wanted {
+    /// A landing, or the caller's.
+    Landing,
+    /// The return point itself.
+    Point,
+    /// A landing at which the return value is still there.
+    Value,
 }

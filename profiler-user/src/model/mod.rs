@@ -8,7 +8,7 @@ mod ids;
 mod rules;
 mod span;
 
-pub use event::{Event, EventBody, Words};
+pub use event::{Ahead, Event, EventBody, Seen, Wanted, Words};
 pub use ids::{
     ClockOffset, FileOffset, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, SpanId,
     ThreadNames, Tid, TraceId, VirtAddr, WallNs,

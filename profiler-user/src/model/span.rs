@@ -29,6 +29,8 @@ impl fmt::Display for Evidence {
 /// How the end of a span is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ExitKind {
+    /// It was seen to come back: exact.
+    Landing,
     /// Its `ret` was seen: exact.
     Ret,
     /// A witness saw its frame unwound (thread or process end): exact.
@@ -44,6 +46,7 @@ impl ExitKind {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Landing => "landing",
             Self::Ret => "ret",
             Self::Unwound => "unwound",
             Self::Inferred => "inferred",

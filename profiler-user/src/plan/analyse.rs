@@ -20,6 +20,8 @@ pub(super) struct SiteSpec {
     pub(super) offset: FileOffset,
     pub(super) slot_offset: i32,
     pub(super) cost: CostClass,
+    /// rbp is still what it was when the function was entered.
+    pub(super) keeps_frame_pointer: bool,
     pub(super) insn: Instruction,
 }
 

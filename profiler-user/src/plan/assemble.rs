@@ -47,7 +47,16 @@ impl<'a> Planner<'a> {
         let probes = wanted.iter().filter_map(|draft| {
             self.probe(*draft, *ids.get(draft)?, exits.of.get(draft).unwrap_or(&unseen), &mut text)
         });
-        let probes: Vec<PlannedProbe> = probes.collect();
+        let mut probes: Vec<PlannedProbe> = probes.collect();
+        for group in &exits.groups {
+            let members = || group.iter().filter_map(|draft| ids.get(draft).copied());
+            let Some(first) = members().min() else { continue };
+            for member in members() {
+                if let Some(probe) = probes.iter_mut().find(|probe| probe.id == member) {
+                    probe.exits_with = first;
+                }
+            }
+        }
         let rules = self.rules(target, &wanted, &ids, handoffs);
         Ok(ProbePlan { probes, rules, skipped: self.skipped })
     }
@@ -115,10 +124,12 @@ impl<'a> Planner<'a> {
         let needs = draft.at_enter.needs();
         let mut notes = draft.notes.clone();
         let mut sites = Vec::new();
-        for (unit, function, analysis) in self.catalogue.copies(index) {
+        let wants_value = if draft.at_ret.flag() == 0 { 0 } else { Cookie::WANTS_VALUE };
+        for (_, function, analysis) in self.catalogue.copies(index) {
             let Some(spec) = analysis.enters.best(needs) else { continue };
-            let track = if exits.tracked.contains(&unit) { Cookie::TRACK_OPEN } else { 0 };
-            let flags = draft.at_enter.flag() | track;
+            let frame_pointer =
+                if spec.keeps_frame_pointer { Cookie::KEEPS_FRAME_POINTER } else { 0 };
+            let flags = draft.at_enter.flag() | wants_value | frame_pointer;
             sites.push(site(object, Role::Enter, spec, flags, text.text(&spec.insn)));
             notes.extend(analysis.notes.iter().map(|note| match draft.units.len() {
                 0 | 1 => note.clone(),
@@ -126,9 +137,8 @@ impl<'a> Planner<'a> {
             }));
         }
         let copies = sites.len();
-        for exit in &exits.sites {
-            let if_open = if exit.if_open { Cookie::IF_OPEN } else { 0 };
-            let (spec, flags) = (&exit.spec, draft.at_ret.flag() | if_open);
+        for spec in &exits.sites {
+            let flags = draft.at_ret.flag();
             sites.push(site(object, Role::Ret, spec, flags, text.text(&spec.insn)));
         }
         notes.extend_from_slice(&exits.notes);
@@ -145,6 +155,7 @@ impl<'a> Planner<'a> {
             sites,
             at_enter,
             at_ret,
+            exits_with: id,
             notes,
         })
     }

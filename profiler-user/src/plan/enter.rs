@@ -130,7 +130,7 @@ impl Line {
         let mut line = Self { candidates: Vec::new(), last_push: None };
         let mut info = InstructionInfoFactory::new();
         let mut depth = Depth::AT_ENTRY;
-        let (mut overwritten, mut wrote_memory) = (0, false);
+        let (mut overwritten, mut wrote_memory, mut keeps_frame_pointer) = (0, false, true);
         let mut next = Some(0);
         while let Some(index) = next
             && index < LINE
@@ -145,7 +145,9 @@ impl Line {
                 break;
             }
             if let Some(cost) = form::cost(bytes, index == 0) {
-                let site = SiteSpec { address, offset, slot_offset, cost, insn: *insn };
+                let insn = *insn;
+                let site =
+                    SiteSpec { address, offset, slot_offset, cost, keeps_frame_pointer, insn };
                 line.candidates.push((index, Candidate { site, overwritten, wrote_memory }));
             }
             if insn.flow_control() != FlowControl::Next {
@@ -160,6 +162,7 @@ impl Line {
             for register in used.used_registers() {
                 if is_write(register.access()) {
                     overwritten |= overwritten_bit(register.register());
+                    keeps_frame_pointer &= register.register().full_register() != Register::RBP;
                 }
             }
             wrote_memory |= used.used_memory().iter().any(|memory| {

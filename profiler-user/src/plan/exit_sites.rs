@@ -1,11 +1,10 @@
 //! The exit sites of the whole plan: each instruction once, whoever's calls end there.
 //!
-//! The kernel would run one program per site and hit, so two sites on one instruction are two
-//! events for one exit. The stitcher needs only one: it closes every frame with that return slot,
-//! whichever probe the event names.
+//! The kernel would run one program per site and hit, and two sites on one instruction cost twice
+//! for one exit. One is enough: it ends every frame with that return slot, whichever probe it names.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 
 use super::CodeLookup;
 use super::analyse::SiteSpec;
@@ -14,20 +13,11 @@ use super::tails::TailCalls;
 use crate::model::{FileOffset, VirtAddr};
 use crate::target::ObjectId;
 
-/// An exit site.
-pub(super) struct ExitSite {
-    pub(super) spec: SiteSpec,
-    /// It lies in code that others run too: only a tracked frame ends there.
-    pub(super) if_open: bool,
-}
-
 /// How the calls of one draft end.
 #[derive(Default)]
 pub(super) struct Exits {
     /// The sites it owns: its own returns before those of its tail calls.
-    pub(super) sites: Vec<ExitSite>,
-    /// Its units whose enters must remember the open frame.
-    pub(super) tracked: HashSet<usize>,
+    pub(super) sites: Vec<SiteSpec>,
     /// Some exit of it can be seen, if only at a site another draft owns.
     pub(super) seen: bool,
     /// What the user should know.
@@ -62,7 +52,7 @@ pub(super) fn resolve(
     }
     let mut tails = TailCalls::new(lookup);
     for &draft in wanted {
-        for (unit, function, analysis) in catalogue.copies(draft) {
+        for (_, function, analysis) in catalogue.copies(draft) {
             let object = function.object;
             let is_planned = |address| planned.contains_key(&(object, address));
             let ends = tails.follow(function, &analysis.leaves, &is_planned);
@@ -74,7 +64,7 @@ pub(super) fn resolve(
                 }
             }
             for spec in ends.sites {
-                resolver.borrow(draft, unit, object, spec);
+                resolver.borrow(draft, object, spec);
             }
             for note in ends.notes {
                 let notes = &mut resolver.exits(draft).notes;
@@ -90,8 +80,8 @@ pub(super) fn resolve(
 
 #[derive(Default)]
 struct Resolver {
-    /// By instruction: the draft that owns the site there, and whether it is `if_open`.
-    owner: HashMap<(ObjectId, FileOffset), (usize, bool)>,
+    /// By instruction: the draft that owns the site there.
+    owner: HashMap<(ObjectId, FileOffset), usize>,
     groups: Groups,
     of: HashMap<usize, Exits>,
 }
@@ -106,28 +96,24 @@ impl Resolver {
         self.exits(draft).seen = true;
         match self.owner.entry((object, spec.offset)) {
             // Overlapping symbols: one of the functions begins inside the other.
-            Entry::Occupied(owner) => self.groups.join(draft, owner.get().0),
+            Entry::Occupied(owner) => self.groups.join(draft, *owner.get()),
             Entry::Vacant(vacant) => {
-                vacant.insert((draft, false));
-                self.exits(draft).sites.push(ExitSite { spec: spec.clone(), if_open: false });
+                vacant.insert(draft);
+                self.exits(draft).sites.push(spec.clone());
             }
         }
     }
 
     /// A return of a function that the draft's calls may leave through.
-    fn borrow(&mut self, draft: usize, unit: usize, object: ObjectId, spec: SiteSpec) {
+    fn borrow(&mut self, draft: usize, object: ObjectId, spec: SiteSpec) {
         self.exits(draft).seen = true;
-        let (owner, if_open) = *self.owner.entry((object, spec.offset)).or_insert((draft, true));
-        if if_open {
-            self.exits(draft).tracked.insert(unit);
-        }
-        if owner != draft {
-            self.groups.join(draft, owner);
-            return;
-        }
-        let sites = &mut self.exits(draft).sites;
-        if if_open && !sites.iter().any(|site| site.spec.offset == spec.offset) {
-            sites.push(ExitSite { spec, if_open });
+        match self.owner.entry((object, spec.offset)) {
+            Entry::Occupied(owner) if *owner.get() == draft => {}
+            Entry::Occupied(owner) => self.groups.join(draft, *owner.get()),
+            Entry::Vacant(vacant) => {
+                vacant.insert(draft);
+                self.exits(draft).sites.push(spec);
+            }
         }
     }
 }

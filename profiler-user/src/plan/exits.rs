@@ -101,6 +101,7 @@ impl Leaves {
                 offset,
                 slot_offset: 0,
                 cost: CostClass::SingleStepped,
+                keeps_frame_pointer: false,
                 insn: *insn,
             }),
             _ => {

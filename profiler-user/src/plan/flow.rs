@@ -204,17 +204,24 @@ pub(super) fn is_call(insn: &Instruction) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Depth {
     pub(super) sp: Option<i32>,
-    bp: Option<i32>,
+    pub(super) bp: Option<i32>,
 }
 
 impl Depth {
     /// At the first instruction rsp points at the return slot (psABI 3.2.2).
     pub(super) const AT_ENTRY: Self = Self { sp: Some(0), bp: None };
 
+    /// Where nothing is known.
+    pub(super) const UNKNOWN: Self = Self { sp: None, bp: None };
+
     /// The depth behind `insn`, given the one before it.
     pub(super) fn after(self, insn: &Instruction, info: &mut InstructionInfoFactory) -> Self {
         let Self { sp, bp } = self;
         if is_call(insn) {
+            // To the next instruction: nobody returns, the address is read from the stack.
+            if direct_target(insn) == Some(insn.next_ip()) {
+                return Self { sp: deeper(sp, 8), bp };
+            }
             // The callee takes its return address off again and preserves rbp.
             return self;
         }

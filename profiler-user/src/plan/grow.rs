@@ -66,6 +66,10 @@ impl GrowingPlan {
                 }),
             }
         }
+        for probe in &mut kept {
+            let with = ids.get(&probe.exits_with.0).copied();
+            probe.exits_with = with.map_or(probe.id, ProbeId);
+        }
         for handoff in &mut rules.handoffs {
             renumber(&mut handoff.give, &ids);
             renumber(&mut handoff.take, &ids);

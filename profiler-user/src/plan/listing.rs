@@ -135,6 +135,15 @@ impl<'a> Listing<'a> {
         }
     }
 
+    /// The instruction that has a byte at `address`.
+    pub(super) fn covering(&self, address: u64) -> Option<usize> {
+        let part = self.part_at(address)?;
+        let insns = self.insns.get(part.first..part.last)?;
+        let index = insns.partition_point(|insn| insn.ip() <= address).checked_sub(1)?;
+        let insn = insns.get(index)?;
+        (address - insn.ip() < insn.len() as u64).then_some(part.first + index)
+    }
+
     /// The instruction that follows `index` in the same part.
     pub(super) fn next(&self, index: usize) -> Option<usize> {
         let next = index + 1;

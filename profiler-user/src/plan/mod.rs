@@ -11,12 +11,15 @@
 //!    whole plan.
 //! 5. `catalogue`, `captures`, `build`, `assemble`: from a symbol map and what was found to a
 //!    [`ProbePlan`].
-//! 6. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 6. `landing`, `line`: where a call is seen to have come back, in its caller; `callers`:
+//!    which callers can be told beforehand.
+//! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
 mod analyse;
 mod assemble;
 mod build;
+mod callers;
 mod captures;
 mod catalogue;
 mod enter;
@@ -26,6 +29,8 @@ mod exits;
 mod flow;
 mod form;
 mod grow;
+mod landing;
+mod line;
 mod listing;
 mod probe_plan;
 mod reasons;
@@ -40,9 +45,13 @@ use crate::symbols::Function;
 use crate::target::ObjectId;
 
 pub use build::{build, selectors};
+pub use callers::{CallScan, Candidates, Predicted, predict};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
 pub use grow::GrowingPlan;
+pub use landing::{
+    LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
+};
 pub use probe_plan::{CostClass, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{add_silent, silent};
 

@@ -66,6 +66,9 @@ pub struct PlannedProbe {
     pub at_enter: CaptureProgram,
     /// What its exits capture.
     pub at_ret: CaptureProgram,
+    /// The probe that stands for all whose calls may end at each other's exit sites: itself, where it
+    /// shares none.
+    pub exits_with: ProbeId,
     /// What the user should know: exits that cannot be seen, tail calls, copies refused.
     pub notes: Vec<String>,
 }

@@ -16,7 +16,7 @@
 
 use std::sync::Arc;
 
-use profiler_common::{Capture, CaptureProgram, MAX_PROBES, ProbeId, Role, Source};
+use profiler_common::{Capture, CaptureProgram, Cookie, MAX_PROBES, ProbeId, Role, Source};
 
 use super::analyse::{Disassembler, SiteSpec, analyse, analyse_leaves};
 use super::assemble::site;
@@ -38,6 +38,7 @@ pub fn silent() -> Vec<(Watches, Select)> {
     let jumps = jumps.map(|name| (Watches::Jumping, Select::Linkage(name.to_owned())));
     let others = [
         (Watches::Unwinding, Select::Linkage("__cxa_begin_catch".to_owned())),
+        (Watches::Unwinding, Select::Linkage("_Unwind_Resume".to_owned())),
         (Watches::Unwinding, Select::Function("std::panicking::*::cleanup".to_owned())),
         (Watches::Loading, Select::Linkage("_dl_debug_state".to_owned())),
     ];
@@ -80,15 +81,17 @@ pub fn add_silent<'a>(
             return;
         }
         let instruction = disassembler.text(&spec.insn);
+        let flags = words.flag() | Cookie::NO_EXIT;
         plan.probes.push(PlannedProbe {
             id: ProbeId(id),
             function: Arc::clone(&function.name),
             object: function.object,
             span: None,
             copies: 1,
-            sites: vec![site(function.object, Role::Enter, &spec, words.flag(), instruction)],
+            sites: vec![site(function.object, Role::Enter, &spec, flags, instruction)],
             at_enter,
             at_ret: CaptureProgram::default(),
+            exits_with: ProbeId(id),
             notes: vec![note.to_owned()],
         });
         let object = target.object(function.object);

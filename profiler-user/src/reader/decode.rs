@@ -1,10 +1,11 @@
 //! Raw records to events and back.
 
-use profiler_common::{EventHeader, EventKind, LaneKind, MAX_WORDS};
+use profiler_common::{Ahead as RawAhead, EventHeader, EventKind, LaneKind, MAX_WORDS};
 use thiserror::Error;
 
 use crate::model::{
-    Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid, Words,
+    Ahead, Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Seen, Tid, Wanted,
+    Words,
 };
 
 const HEADER: usize = size_of::<EventHeader>();
@@ -33,6 +34,9 @@ pub enum DecodeError {
     /// Not a kind of lane that this version knows.
     #[error("lane kind {0} is unknown to this version")]
     LaneKind(u8),
+    /// Not an end of a call that this version knows.
+    #[error("an exit of kind {0} is unknown to this version")]
+    Ahead(u8),
     /// An unwinding that does not say how far.
     #[error("an unwinding without an address")]
     Unwound,
@@ -74,9 +78,11 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
     let body = match kind {
         EventKind::Enter => {
             let return_address = ReturnAddr(header.return_address);
-            EventBody::Enter { probe, frame, return_address, words }
+            let ahead = ahead(&header)?;
+            EventBody::Enter { probe, frame, return_address, ahead, words }
         }
-        EventKind::Ret => EventBody::Ret { probe, frame, words },
+        EventKind::Ret => EventBody::Exit { seen: Seen::Ret, probe, frame, words },
+        EventKind::Landing => EventBody::Exit { seen: Seen::Landing, probe, frame, words },
         EventKind::Unwound => {
             let below = FrameAddr(words.get(0).ok_or(DecodeError::Unwound)?);
             EventBody::Unwound { frame, below }
@@ -96,6 +102,27 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         sequence: header.sequence,
         body,
     })
+}
+
+fn ahead(header: &EventHeader) -> Result<Ahead, DecodeError> {
+    let address = ReturnAddr(header.awaited);
+    Ok(match RawAhead::from_raw(header.ahead).ok_or(DecodeError::Ahead(header.ahead))? {
+        RawAhead::Nothing => Ahead::Nothing,
+        RawAhead::Landing => Ahead::Landing(FrameAddr(header.awaited)),
+        RawAhead::Unknown => Ahead::Wanted(Wanted::Landing, address),
+        RawAhead::WantsPoint => Ahead::Wanted(Wanted::Point, address),
+        RawAhead::WantsValue => Ahead::Wanted(Wanted::Value, address),
+    })
+}
+
+fn raw_ahead(ahead: Ahead) -> (RawAhead, u64) {
+    match ahead {
+        Ahead::Nothing => (RawAhead::Nothing, 0),
+        Ahead::Landing(slot) => (RawAhead::Landing, slot.0),
+        Ahead::Wanted(Wanted::Landing, address) => (RawAhead::Unknown, address.0),
+        Ahead::Wanted(Wanted::Point, address) => (RawAhead::WantsPoint, address.0),
+        Ahead::Wanted(Wanted::Value, address) => (RawAhead::WantsValue, address.0),
+    }
 }
 
 fn lane(header: &EventHeader) -> Result<Lane, DecodeError> {
@@ -123,15 +150,20 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
         ..EventHeader::default()
     };
     let words = match body {
-        EventBody::Enter { probe, frame, return_address, words } => {
+        EventBody::Enter { probe, frame, return_address, ahead, words } => {
+            let (kind, awaited) = raw_ahead(*ahead);
+            (header.ahead, header.awaited) = (kind as u8, awaited);
             header.kind = EventKind::Enter as u8;
             header.probe = probe.0;
             header.frame = frame.0;
             header.return_address = return_address.0;
             *words
         }
-        EventBody::Ret { probe, frame, words } => {
-            header.kind = EventKind::Ret as u8;
+        EventBody::Exit { seen, probe, frame, words } => {
+            header.kind = match seen {
+                Seen::Ret => EventKind::Ret as u8,
+                Seen::Landing => EventKind::Landing as u8,
+            };
             header.probe = probe.0;
             header.frame = frame.0;
             *words
@@ -180,6 +212,7 @@ mod tests {
                 probe: ProbeId(513),
                 frame: FrameAddr(0x7fff_1234_5678),
                 return_address: ReturnAddr(0x40_1234),
+                ahead: Ahead::Landing(FrameAddr(0x7fff_1234_5680)),
                 words: Words::new(&[1, 0, u64::MAX], 0b010),
             },
         }
@@ -199,11 +232,12 @@ mod tests {
         assert_eq!(raw[8..16], 11_u64.to_ne_bytes(), "lane");
         assert_eq!(raw[16..24], 0x7fff_1234_5678_u64.to_ne_bytes(), "frame");
         assert_eq!(raw[24..32], 0x40_1234_u64.to_ne_bytes(), "return address");
-        assert_eq!(raw[32..36], 10_u32.to_ne_bytes(), "pid");
-        assert_eq!(raw[36..40], 11_u32.to_ne_bytes(), "tid");
-        assert_eq!(raw[40..44], 7_u32.to_ne_bytes(), "sequence");
-        assert_eq!(raw[44..46], 513_u16.to_ne_bytes(), "probe");
-        assert_eq!(raw[46..50], [1, 0, 3, 0b010], "kind, lane kind, words, faults");
+        assert_eq!(raw[32..40], 0x7fff_1234_5680_u64.to_ne_bytes(), "awaited");
+        assert_eq!(raw[40..44], 10_u32.to_ne_bytes(), "pid");
+        assert_eq!(raw[44..48], 11_u32.to_ne_bytes(), "tid");
+        assert_eq!(raw[48..52], 7_u32.to_ne_bytes(), "sequence");
+        assert_eq!(raw[52..54], 513_u16.to_ne_bytes(), "probe");
+        assert_eq!(raw[54..59], [1, 0, 3, 0b010, 1], "kind, lane kind, words, faults, ahead");
     }
 
     #[test]
@@ -220,10 +254,10 @@ mod tests {
     #[test]
     fn what_a_newer_version_writes_is_named_not_guessed() {
         let mut raw = encoded(&enter());
-        raw[46] = 99;
+        raw[54] = 99;
         assert_eq!(decode(&raw), Err(DecodeError::Kind(99)));
         let mut raw = encoded(&enter());
-        raw[47] = 1;
+        raw[55] = 1;
         assert_eq!(decode(&raw), Err(DecodeError::LaneKind(1)));
         let mut raw = encoded(&enter());
         raw[8] = 12;
@@ -235,19 +269,35 @@ mod tests {
             .prop_map(|(words, faults)| Words::new(&words, faults))
     }
 
+    fn ahead_of_a_call() -> impl Strategy<Value = Ahead> {
+        prop_oneof![
+            Just(Ahead::Nothing),
+            any::<u64>().prop_map(|slot| Ahead::Landing(FrameAddr(slot))),
+            any::<u64>().prop_map(|at| Ahead::Wanted(Wanted::Landing, ReturnAddr(at))),
+            any::<u64>().prop_map(|at| Ahead::Wanted(Wanted::Point, ReturnAddr(at))),
+            any::<u64>().prop_map(|at| Ahead::Wanted(Wanted::Value, ReturnAddr(at))),
+        ]
+    }
+
     fn body() -> impl Strategy<Value = EventBody> {
         prop_oneof![
-            (any::<u16>(), any::<u64>(), any::<u64>(), words()).prop_map(
-                |(probe, frame, address, words)| EventBody::Enter {
+            (any::<u16>(), any::<u64>(), any::<u64>(), ahead_of_a_call(), words()).prop_map(
+                |(probe, frame, address, ahead, words)| EventBody::Enter {
                     probe: ProbeId(probe),
                     frame: FrameAddr(frame),
                     return_address: ReturnAddr(address),
+                    ahead,
                     words,
                 }
             ),
-            (any::<u16>(), any::<u64>(), words()).prop_map(|(probe, frame, words)| {
-                EventBody::Ret { probe: ProbeId(probe), frame: FrameAddr(frame), words }
-            }),
+            (any::<bool>(), any::<u16>(), any::<u64>(), words()).prop_map(
+                |(landed, probe, frame, words)| EventBody::Exit {
+                    seen: if landed { Seen::Landing } else { Seen::Ret },
+                    probe: ProbeId(probe),
+                    frame: FrameAddr(frame),
+                    words,
+                }
+            ),
             (any::<u64>(), any::<u64>()).prop_map(|(frame, below)| EventBody::Unwound {
                 frame: FrameAddr(frame),
                 below: FrameAddr(below),

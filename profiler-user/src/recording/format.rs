@@ -11,7 +11,7 @@ use crate::model::{ClockOffset, MonoNs, Pid, Rules, Tid};
 /// How every recording begins.
 pub(super) const MAGIC: [u8; 8] = *b"QPROFREC";
 /// The format this version writes, and the only one it reads.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 /// No header and no chunk is longer: a length beyond it is a broken file, not a reason to allocate.
 pub(super) const MAX_LENGTH: u32 = 16 << 20;
 

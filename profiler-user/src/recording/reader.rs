@@ -228,7 +228,7 @@ mod tests {
         assert!(error(b"").contains("not a recording"));
         assert!(error(b"\x7fELF and so on").contains("not a recording"));
         assert!(error(b"QPROFREC\x09\0\0\0").contains("format 9"));
-        assert!(error(b"QPROFREC\x01\0\0\0\xff\xff\xff\xff").contains("damaged"));
+        assert!(error(b"QPROFREC\x02\0\0\0\xff\xff\xff\xff").contains("damaged"));
     }
 
     proptest! {

@@ -49,6 +49,8 @@ pub(super) struct Via {
 pub(super) struct Frame {
     pub(super) slot: FrameAddr,
     pub(super) return_address: ReturnAddr,
+    /// The slot whose return ends it: its own, or that of a caller that returns at once.
+    pub(super) awaited: FrameAddr,
     pub(super) probe: ProbeId,
     /// Its own span, if it makes one and is in a trace.
     pub(super) span: Option<SpanRef>,

@@ -111,6 +111,7 @@ impl Core {
         let mut frame = Frame {
             slot: call.slot,
             return_address: call.return_address,
+            awaited: call.awaited,
             probe: call.probe,
             span: None,
             context: parent.context,

@@ -170,7 +170,7 @@ proptest! {
                         && shown(events, &kept, at, *sent)
                 });
                 prop_assert!(!hurt || span.lost > 0, "{:?} {:?}", truth, span);
-                if span.exit == ExitKind::Ret {
+                if matches!(span.exit, ExitKind::Landing | ExitKind::Ret) {
                     prop_assert_eq!(Some(span.end.0), truth.end);
                 }
             }

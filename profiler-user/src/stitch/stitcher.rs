@@ -6,8 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::model::{
-    Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr, Rules,
-    Tid, Trace, TraceEnd, Watches, Words,
+    Ahead, Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr,
+    Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::build;
@@ -57,7 +57,17 @@ pub(super) struct Call {
     pub(super) probe: ProbeId,
     pub(super) slot: FrameAddr,
     pub(super) return_address: ReturnAddr,
+    /// The slot whose return ends it.
+    pub(super) awaited: FrameAddr,
     pub(super) words: Words,
+}
+
+/// A call that ends.
+struct Exit {
+    kind: ExitKind,
+    probe: ProbeId,
+    slot: FrameAddr,
+    words: Words,
 }
 
 impl Stitcher {
@@ -107,7 +117,7 @@ impl Stitcher {
             }
             EventBody::Fork { .. } => return,
             EventBody::Enter { .. }
-            | EventBody::Ret { .. }
+            | EventBody::Exit { .. }
             | EventBody::Unwound { .. }
             | EventBody::LaneEnd => {}
         }
@@ -118,14 +128,30 @@ impl Stitcher {
         let lane = self.lanes.entry(event.lane).or_default();
         self.core.check_number(lane, event);
         match event.body {
-            EventBody::Enter { probe, frame, return_address, words } => {
-                let (time, tid) = (event.time, event.tid);
-                let call =
-                    Call { time, lane: event.lane, tid, probe, slot: frame, return_address, words };
+            EventBody::Enter { probe, frame, return_address, ahead, words } => {
+                let awaited = match ahead {
+                    Ahead::Landing(slot) => slot,
+                    Ahead::Nothing | Ahead::Wanted(..) => frame,
+                };
+                let (time, lane_of, tid) = (event.time, event.lane, event.tid);
+                let call = Call {
+                    time,
+                    lane: lane_of,
+                    tid,
+                    probe,
+                    slot: frame,
+                    return_address,
+                    awaited,
+                    words,
+                };
                 self.core.enter(lane, &call);
             }
-            EventBody::Ret { probe, frame, words } => {
-                self.core.ret(lane, event, probe, frame, &words);
+            EventBody::Exit { seen, probe, frame, words } => {
+                let kind = match seen {
+                    Seen::Ret => ExitKind::Ret,
+                    Seen::Landing => ExitKind::Landing,
+                };
+                self.core.exit(lane, event, &Exit { kind, probe, slot: frame, words });
             }
             EventBody::Unwound { frame, below } => {
                 self.core.unwind(lane, frame, below, event.time);
@@ -340,24 +366,17 @@ impl Core {
         }
     }
 
-    fn ret(
-        &mut self,
-        lane: &mut LaneState,
-        event: &Event,
-        probe: ProbeId,
-        slot: FrameAddr,
-        words: &Words,
-    ) {
+    fn exit(&mut self, lane: &mut LaneState, event: &Event, exit: &Exit) {
+        let Exit { kind, probe, slot, ref words } = *exit;
         self.go_to(lane, slot, event.time);
-        while let Some(gone) = lane.pop_below(slot, false) {
-            self.close(&gone, event.time, ExitKind::Inferred);
-        }
         let (mut matched, mut spoke) = (false, false);
         while let Some(ended) = lane.pop_below(slot, true) {
-            matched = true;
+            // Of those below, the ones that were to come back to here.
+            let seen = ended.slot == slot || ended.awaited == slot;
+            matched |= seen;
             // The words are those that the probe of this site captures. After a loss it may be
             // another call, at the same place, that ends here.
-            if ended.probe == probe && !spoke {
+            if seen && ended.probe == probe && !spoke {
                 spoke = true;
                 let giver = match ended.context {
                     Context::Span(giver) if !ended.after_loss => Some(giver),
@@ -365,8 +384,8 @@ impl Core {
                 };
                 self.give(probe, Moment::Exit, words, giver, event.lane, event.time);
             }
-            let exit = if ended.after_loss { ExitKind::Inferred } else { ExitKind::Ret };
-            self.close(&ended, event.time, exit);
+            let kind = if seen && !ended.after_loss { kind } else { ExitKind::Inferred };
+            self.close(&ended, event.time, kind);
         }
         self.stats.unmatched_exits += u64::from(!matched);
         if !spoke {

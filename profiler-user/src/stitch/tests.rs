@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::{
-    Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid, ProbeId,
-    ReturnAddr, Span, SpanId, Tid, Trace, TraceEnd, Words,
+    Ahead, Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid,
+    ProbeId, ReturnAddr, Seen, Span, SpanId, Tid, Trace, TraceEnd, Words,
 };
 
 use super::generator::{
@@ -71,6 +71,7 @@ impl Lab {
             probe: ProbeId(probe),
             frame: FrameAddr(slot),
             return_address: ReturnAddr(ra),
+            ahead: Ahead::Nothing,
             words: Words::new(words, 0),
         };
         self.push(lane, body)
@@ -82,7 +83,10 @@ impl Lab {
 
     fn ret_with(&mut self, lane: u32, probe: u16, slot: u64, words: &[u64]) -> &mut Self {
         let (probe, frame) = (ProbeId(probe), FrameAddr(slot));
-        self.push(lane, EventBody::Ret { probe, frame, words: Words::new(words, 0) })
+        self.push(
+            lane,
+            EventBody::Exit { seen: Seen::Ret, probe, frame, words: Words::new(words, 0) },
+        )
     }
 
     /// A call that gives a key and returns at once.

@@ -19,6 +19,8 @@ use crate::target::BuildId;
 const LARGEST_TABLE: u64 = 1 << 30;
 /// No honest function is larger.
 const LARGEST_FUNCTION: u64 = 16 << 20;
+/// Code is looked through in pieces of this size.
+const PIECE: u64 = 1 << 20;
 /// No honest note segment is larger.
 const LARGEST_NOTE: u64 = 1 << 20;
 
@@ -242,6 +244,14 @@ impl Elf {
         })
     }
 
+    /// The address of a byte of the file, where it is loaded as code.
+    pub(super) fn address_of(&self, offset: u64) -> Option<u64> {
+        self.segments.iter().filter(|segment| segment.executable).find_map(|segment| {
+            let into = offset.checked_sub(segment.offset).filter(|into| *into < segment.size)?;
+            segment.address.checked_add(into)
+        })
+    }
+
     /// The code of a function. The range comes from symbols and is not trusted: it ends at the
     /// latest where its section does.
     pub(super) fn code(&self, range: Range) -> Result<CodePart, SymbolError> {
@@ -257,6 +267,30 @@ impl Elf {
         }
         let bytes = self.read(offset, size)?;
         Ok(CodePart { address: VirtAddr(start), offset: FileOffset(offset), bytes: bytes.into() })
+    }
+
+    /// Shows all that may hold functions, in pieces that overlap.
+    pub(super) fn each_piece_of_code(
+        &self,
+        overlap: u64,
+        look: &mut dyn FnMut(VirtAddr, &[u8]),
+    ) -> Result<(), SymbolError> {
+        // Sections that lie in one another are looked through once.
+        let mut done = 0;
+        for &Range { start, end } in &self.code {
+            let mut from = start.max(done);
+            done = done.max(end);
+            while from < end {
+                let Some(offset) = self.offset(from) else { break };
+                let to = end.min(from.saturating_add(PIECE));
+                look(VirtAddr(from), &self.read(offset, to - from)?);
+                if to == end {
+                    break;
+                }
+                from = (to.saturating_sub(overlap)).max(from + 1);
+            }
+        }
+        Ok(())
     }
 
     /// The first section of a name that has bytes in the file.

@@ -35,6 +35,8 @@ pub(super) struct Hit {
 struct ColdParts {
     /// By the name of the function they belong to.
     by_parent: FxHashMap<Vec<u8>, Vec<SymbolId>>,
+    /// The functions of those names.
+    parents: FxHashMap<Vec<u8>, Vec<SymbolId>>,
     /// Those of the names that several functions have: static ones of several source files.
     shared: FxHashSet<Vec<u8>>,
 }
@@ -85,15 +87,18 @@ impl Loaded {
                     cold.by_parent.entry(parent.as_bytes().to_vec()).or_default().push(id);
                 }
             }
-            let mut first: FxHashMap<&[u8], u64> = FxHashMap::default();
             for id in ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function) {
-                let symbol = self.symbol(id);
-                let name = self.tables[id.table].raw_name(symbol);
-                if cold.by_parent.contains_key(name)
-                    && *first.entry(name).or_insert(symbol.address) != symbol.address
+                let name = self.tables[id.table].raw_name(self.symbol(id));
+                if !cold.by_parent.contains_key(name) {
+                    continue;
+                }
+                let parents = cold.parents.entry(name.to_vec()).or_default();
+                if let Some(&first) = parents.first()
+                    && self.symbol(first).address != self.symbol(id).address
                 {
                     cold.shared.insert(name.to_vec());
                 }
+                parents.push(id);
             }
             cold
         })
@@ -145,7 +150,7 @@ impl Loaded {
             });
         hits.map(|(table, index)| SymbolId { table, index })
             .filter(|&id| self.symbol(id).kind == kind)
-            .map(|id| self.hit(id))
+            .map(|id| self.hit(id, name::read))
             .collect()
     }
 
@@ -215,27 +220,61 @@ impl Loaded {
         if let Some(&(start, id)) = before
             && self.extent(self.symbol(id)).contains(address)
         {
-            return self.symbolised(object, start);
+            return self.symbolised(object, start, name::read);
         }
         let next = self.starts.get(after).map(|&(next, _)| next).filter(|&n| section.contains(n));
         let range = self
             .frames()
             .around(&self.elf, address)
             .or_else(|| next.map(|end| Range { start: address, end }));
-        let Some(range) = range else { return Ok(None) };
+        range.map(|range| self.unnamed(object, range)).transpose()
+    }
+
+    /// Where the functions begin of which a symbol says that they reach an address, the nearest
+    /// first, of the `asked` nearest symbols.
+    pub(super) fn reaching(
+        &self,
+        address: u64,
+        asked: usize,
+    ) -> impl Iterator<Item = u64> + use<'_> {
+        let after = self.starts.partition_point(|&(start, _)| start <= address);
+        let before = self.starts.get(..after).unwrap_or_default().iter().rev().take(asked);
+        before
+            .filter(move |&&(_, id)| self.extent(self.symbol(id)).contains(address))
+            .map(|&(start, _)| start)
+    }
+
+    /// Its file.
+    pub(super) const fn elf(&self) -> &Elf {
+        &self.elf
+    }
+
+    /// The function around an address by `.eh_frame`.
+    pub(super) fn framed(&self, object: ObjectId, address: u64) -> Option<Function> {
+        self.elf.code_range(address)?;
+        self.unnamed(object, self.frames().around(&self.elf, address)?).ok()
+    }
+
+    fn unnamed(&self, object: ObjectId, range: Range) -> Result<Function, SymbolError> {
         let name: std::sync::Arc<str> = format!("{:#x}", range.start).into();
-        Ok(Some(Function {
+        Ok(Function {
             object,
             name: name.clone(),
             base_name: name.clone(),
             linkage: name,
             code: self.elf.code(range)?,
             cold: Vec::new(),
-        }))
+        })
     }
 
-    /// The function whose symbols, or whose cold part's, are at an address.
-    fn symbolised(&self, object: ObjectId, start: u64) -> Result<Option<Function>, SymbolError> {
+    /// The function whose symbols, or whose cold part's, are at an address; `read` makes its name of
+    /// that in the symbol table.
+    pub(super) fn symbolised(
+        &self,
+        object: ObjectId,
+        start: u64,
+        read: fn(&str) -> Name,
+    ) -> Result<Option<Function>, SymbolError> {
         let here = self.at(start);
         let function = here
             .iter()
@@ -243,12 +282,13 @@ impl Loaded {
             .filter(|&id| self.symbol(id).kind == Kind::Function)
             .min_by(|&a, &b| self.rank(a).cmp(&self.rank(b)));
         if let Some(id) = function {
-            return self.function(object, self.hit(id)).map(Some);
+            return self.function(object, self.hit(id, read)).map(Some);
         }
         for &id in &here {
             let name = self.tables[id.table].name(self.symbol(id));
             let Some(parent) = name::cold_parent(&name) else { continue };
-            for hit in self.distinct(self.linked_as(parent)) {
+            let parents = self.cold().parents.get(parent.as_bytes()).into_iter().flatten();
+            for hit in self.distinct(parents.map(|&id| self.hit(id, read)).collect()) {
                 let function = self.function(object, hit)?;
                 if function.cold.iter().any(|part| part.address.0 == start) {
                     return Ok(Some(function));
@@ -262,9 +302,9 @@ impl Loaded {
         &self.tables[id.table].symbols[id.index]
     }
 
-    fn hit(&self, id: SymbolId) -> Hit {
+    fn hit(&self, id: SymbolId, read: fn(&str) -> Name) -> Hit {
         let symbol = self.symbol(id);
-        let name = name::read(&self.tables[id.table].name(symbol));
+        let name = read(&self.tables[id.table].name(symbol));
         Hit { address: symbol.address, name, symbol: id }
     }
 

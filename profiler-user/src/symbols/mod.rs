@@ -8,6 +8,7 @@
 //! Every file here is hostile until checked: no number of it is used unchecked, and what is broken
 //! is a [`SymbolError`] that names the file.
 
+mod containing;
 mod debug_file;
 mod elf;
 mod error;
@@ -25,6 +26,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use containing::demangled;
 pub use elf::{EntryPoint, build_id, entry_point};
 pub use error::SymbolError;
 pub use function::{CodePart, Found, Function, Nothing};

@@ -247,12 +247,69 @@ fn an_address_is_the_function_around_it() {
 }
 
 #[test]
+fn every_byte_of_a_function_lies_in_it() {
+    let engine = engine();
+    let set = SymbolSet::of_file(engine);
+    let containing = |address| set.containing(ObjectId(0), VirtAddr(address));
+    let mut cold = 0;
+    for expected in find(engine, "*").into_iter().filter(|f| !f.code.bytes.is_empty()) {
+        cold += expected.cold.len();
+        for part in std::iter::once(&expected.code).chain(&expected.cold) {
+            let start = part.address.0;
+            let last = start + part.bytes.len() as u64 - 1;
+            for address in [start, u64::midpoint(start, last), last] {
+                let found = containing(address).unwrap();
+                assert_eq!((&found.code, &found.cold), (&expected.code, &expected.cold));
+                assert_eq!(demangled(&found.name), &*expected.name);
+            }
+        }
+    }
+    assert!(cold > 0, "no function had a cold part");
+    for outside in [0, 1, u64::MAX] {
+        assert_eq!(containing(outside), None);
+    }
+    assert_eq!(set.containing(ObjectId(7), VirtAddr(0)), None);
+}
+
+#[test]
+fn an_address_without_a_symbol_lies_where_the_unwind_table_says() {
+    let hidden = find(engine(), "engine::(anonymous namespace)::hidden").remove(0);
+    let stripped = changed(|path| sh("strip", &[path.to_str().unwrap()]));
+    let set = SymbolSet::of_file(&stripped.path);
+    let inside = VirtAddr(hidden.code.address.0 + 1);
+    let found = set.containing(ObjectId(0), inside).unwrap();
+    assert_eq!(
+        (found.code, &*found.name),
+        (hidden.code.clone(), &*hidden.code.address.to_string())
+    );
+}
+
+#[test]
+fn a_label_inside_a_function_does_not_hide_it() {
+    let assembly = ".text\n.globl outer\n.type outer,@function\nouter: push %rax\n\
+                    .type inner,@function\ninner: nop\n.size inner,.-inner\npop %rax\nret\n\
+                    .size outer,.-outer\n.globl main\nmain: ret\n";
+    let built = build("gcc", &[("labels.s", assembly)], &[]);
+    let outer = find(&built.path, "outer").remove(0);
+    let set = SymbolSet::of_file(&built.path);
+    let name = |into| {
+        let address = VirtAddr(outer.code.address.0 + into);
+        set.containing(ObjectId(0), address).map(|function| function.name.to_string())
+    };
+    assert_eq!(
+        [0, 1, 2, 3].map(name),
+        ["outer", "inner", "outer", "outer"].map(|n| Some(n.into()))
+    );
+}
+
+#[test]
 fn stubs_of_the_linker_are_no_functions() {
     let elf = elf::Elf::open(engine(), engine()).unwrap();
     let plt = elf.sections.iter().filter(|section| section.name.starts_with(b".plt"));
     let set = SymbolSet::of_file(engine());
     let stubs: Vec<_> =
-        plt.map(|plt| set.function_at(ObjectId(0), VirtAddr(plt.address))).collect();
+        plt.clone().map(|plt| set.function_at(ObjectId(0), VirtAddr(plt.address))).collect();
+    assert!(plt.map(|plt| set.containing(ObjectId(0), VirtAddr(plt.address))).all(|f| f.is_none()));
     assert!(!stubs.is_empty() && stubs.iter().all(Option::is_none));
 }
 
@@ -439,6 +496,7 @@ fn ask_everything(path: &Path) {
     let _ = set.find(&Selector { select, object: None }, 256);
     for address in (0..0x6000).step_by(0x333).chain([u64::MAX]) {
         let _ = set.function_at(ObjectId(0), VirtAddr(address));
+        let _ = set.containing(ObjectId(0), VirtAddr(address));
         let select = Select::Address(VirtAddr(address));
         let _ = set.find(&Selector { select, object: None }, 256);
     }

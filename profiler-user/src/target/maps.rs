@@ -11,6 +11,8 @@ use std::path::PathBuf;
 pub(super) struct Mapping {
     pub(super) start: u64,
     pub(super) end: u64,
+    /// Where in the file it begins.
+    pub(super) offset: u64,
     /// Device (as `st_dev` encodes it) and inode.
     pub(super) inode: (u64, u64),
     /// As the target sees it, without the kernel's ` (deleted)`.
@@ -29,7 +31,7 @@ fn line(line: &[u8]) -> Option<Mapping> {
     let mut field = || fields.next().and_then(|field| str::from_utf8(field).ok());
     let (start, end) = field()?.split_once('-')?;
     let permissions = field()?;
-    let _offset = field()?;
+    let offset = field()?;
     let (major, minor) = field()?.split_once(':')?;
     let inode: u64 = field()?.parse().ok()?;
     let path = fields.next()?.trim_ascii_start();
@@ -41,6 +43,7 @@ fn line(line: &[u8]) -> Option<Mapping> {
     Some(Mapping {
         start: u64::from_str_radix(start, 16).ok()?,
         end: u64::from_str_radix(end, 16).ok()?,
+        offset: u64::from_str_radix(offset, 16).ok()?,
         inode: (rustix::fs::makedev(hex32(major)?, hex32(minor)?), inode),
         path: PathBuf::from(OsString::from_vec(unescape(without_deleted(path)))),
     })
@@ -103,6 +106,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         let paths: Vec<_> = found.iter().map(|m| m.path.to_str().unwrap()).collect();
         assert_eq!(paths, ["/usr/bin/bash", "/memfd:jit code", "/opt/two words\nand lines/lib.so"]);
         assert_eq!((found[0].start, found[0].end), (0x55d0_c0a2_f000, 0x55d0_c0b0_a000));
+        assert_eq!(found[0].offset, 0x2_f000);
         assert_eq!(found[0].inode, (rustix::fs::makedev(8, 1), 1315));
         assert_eq!(found[2].inode.0, rustix::fs::makedev(0xfe, 0x10));
     }

@@ -1,5 +1,6 @@
 //! The process being profiled and the ELF objects mapped into it: the only reader of `/proc`.
 
+mod code_map;
 mod error;
 mod find;
 mod guard;
@@ -10,6 +11,7 @@ mod own;
 pub mod process;
 mod watch;
 
+pub use code_map::{CodeMap, MappedCode};
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use guard::FileGuard;

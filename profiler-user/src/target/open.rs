@@ -122,7 +122,7 @@ fn of_thread(id: Pid) -> Option<TargetError> {
 }
 
 /// The ELF object behind a mapping, if it is one and can be opened.
-fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
+pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
     let by_range = by_range(pid, &mapping);
     let Mapping { inode, path, .. } = mapping;
     match Header::read(&by_range) {

@@ -32,6 +32,8 @@ pub struct RunReport {
     pub stitch: Vec<(String, u64)>,
     /// The kernel side's counters by name.
     pub kernel: Vec<(String, u64)>,
+    /// What became of return addresses, by name; empty where exits are observed at `ret`s only.
+    pub landings: Vec<(String, u64)>,
     /// What went out over OTLP, if asked for.
     pub otlp: Option<ExportReport>,
     /// What went into a file, if asked for.
@@ -112,6 +114,8 @@ struct Json<'a> {
     exits: &'a BTreeMap<&'static str, u64>,
     stitch: BTreeMap<&'a str, u64>,
     kernel: BTreeMap<&'a str, u64>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    landings: BTreeMap<&'a str, u64>,
     export: Export<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<Export<'a>>,
@@ -184,6 +188,7 @@ impl<'a> Json<'a> {
             exits: &summary.exits,
             stitch: counters(&report.stitch),
             kernel: counters(&report.kernel),
+            landings: counters(&report.landings),
             export: report.otlp.as_ref().map(Export::of).unwrap_or_default(),
             file: report.file.as_ref().map(Export::of),
             silent: report.silent().map(|probe| &*probe.function).collect(),

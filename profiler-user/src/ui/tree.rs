@@ -249,7 +249,7 @@ fn add_marks(line: &mut Line, row: &Row<'_>, threads: &ThreadNames) {
         mark(format!("shared by {}", span.shared), Style::Dim);
     }
     match span.exit {
-        ExitKind::Ret => {}
+        ExitKind::Landing | ExitKind::Ret => {}
         ExitKind::Unwound => mark("unwound".to_owned(), Style::Yellow),
         ExitKind::Inferred => mark("end inferred".to_owned(), Style::Yellow),
         ExitKind::Open => mark("still open".to_owned(), Style::Yellow),

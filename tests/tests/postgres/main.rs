@@ -123,7 +123,7 @@ fn both_protocols_are_counted_exactly() -> Result<()> {
     }
     for trace in &traces {
         for span in &trace.spans {
-            ensure!(span.exit()? == "ret", "{} ended as {}", span.name, span.exit()?);
+            ensure!(span.ended()? == "returned", "{} ended as {}", span.name, span.exit()?);
             ensure!(span.thread()? == session.pid(), "{} ran elsewhere", span.name);
         }
         ensure!(trace.root()?.tag("db.system.name")? == "postgresql");

@@ -75,7 +75,7 @@ fn check_workers(trace: &Trace, launched: u64) -> Result<()> {
         ensure!(leader.thread()? == trace.root()?.thread()?, "its leader is another process");
         let runs = trace.children(worker).filter(|span| span.name == "executor_run").count();
         ensure!(runs == 1, "a worker runs its plan once: {outline}");
-        ensure!(worker.exit()? == "ret", "a worker ended as {}", worker.exit()?);
+        ensure!(worker.ended()? == "returned", "a worker ended as {}", worker.exit()?);
         threads.push(worker.thread()?);
     }
     threads.sort_unstable();
@@ -170,7 +170,7 @@ fn an_error_in_a_worker_ends_its_query_alone() -> Result<()> {
     let traces = from_otlp(&done.finished.stdout)?;
     check_roots(&done, &[("abort", 5), ("simple_query", 5 + 5 + 5)])?;
     let (failed, good): (Vec<&Trace>, Vec<&Trace>) = led_by(&traces, session.pid())
-        .partition(|trace| trace.root().and_then(Span::exit).is_ok_and(|exit| exit != "ret"));
+        .partition(|trace| trace.root().and_then(Span::ended).is_ok_and(|end| end != "returned"));
     ensure!((failed.len(), good.len()) == (5, 5), "{} failed, {} good", failed.len(), good.len());
     for trace in failed {
         ensure!(trace.count("parallel_worker") >= 1, "no worker: {}", trace.outline());

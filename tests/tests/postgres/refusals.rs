@@ -56,8 +56,11 @@ fn check_ends(traces: &[Trace]) -> Result<()> {
     for (number, trace) in traces.iter().enumerate() {
         let next = traces.get(number + 1);
         let failed = next.is_some_and(|next| next.outline().starts_with("abort"));
-        let left: Vec<&Span> =
-            trace.spans.iter().filter(|span| span.exit().is_ok_and(|exit| exit != "ret")).collect();
+        let left: Vec<&Span> = trace
+            .spans
+            .iter()
+            .filter(|span| span.ended().is_ok_and(|end| end != "returned"))
+            .collect();
         for span in &left {
             ensure!(span.exit()? == "unwound", "{} ended as {}", span.name, span.exit()?);
         }

@@ -131,7 +131,7 @@ impl<'a> Slicer<'a> {
                         }
                         costs.get(probe.index()).map_or(0, |(enter, _)| *enter)
                     }
-                    EventBody::Ret { probe, .. } => {
+                    EventBody::Exit { probe, .. } => {
                         costs.get(probe.index()).map_or(0, |(_, ret)| *ret)
                     }
                     EventBody::Unwound { .. }
@@ -225,8 +225,7 @@ impl<'a> Slicer<'a> {
             if !closer || function.is_none() {
                 probe.sites.retain(|site| site.role == Role::Enter);
                 for site in &mut probe.sites {
-                    // Nobody would ever forget the frame.
-                    site.flags &= !Cookie::TRACK_OPEN;
+                    site.flags |= Cookie::NO_EXIT;
                 }
             }
             let captured = probe.at_enter.captures.iter().take(usize::from(probe.at_enter.len));

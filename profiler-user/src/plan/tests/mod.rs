@@ -4,6 +4,7 @@
 mod build;
 mod fixtures;
 mod functions;
+mod landing;
 mod random;
 
 use std::sync::Arc;

@@ -7,6 +7,7 @@ use iced_x86::{
 use proptest::prelude::*;
 
 use super::*;
+use crate::plan::{Return, ReturnNeeds, Returns, Up, at_return};
 
 /// A second opinion on [`crate::plan::form`], from the decoder's view instead of the bytes'.
 fn may_carry_an_enter(insn: &Instruction, bytes: &[u8], first: bool) -> bool {
@@ -110,6 +111,86 @@ fn check(function: &Function, analysis: &Analysis) {
     }
 }
 
+/// Checks what is said of every return address of a function, against the bytes decoded anew.
+fn check_returns(function: &Function) {
+    let Ok(returns) = Returns::of(function) else { return };
+    let parts: Vec<&CodePart> = std::iter::once(&function.code).chain(&function.cold).collect();
+    for address in returns.addresses() {
+        let part = parts
+            .iter()
+            .find(|part| {
+                (part.address.0..part.address.0 + part.bytes.len() as u64).contains(&address.0)
+            })
+            .expect("in the function");
+        // The line, decoded from the part's start.
+        let mut decoder = Decoder::with_ip(64, &part.bytes, part.address.0, DecoderOptions::NONE);
+        let mut before = Instruction::default();
+        let mut line = Vec::new();
+        while decoder.can_decode() {
+            let insn = decoder.decode();
+            if insn.is_invalid() {
+                break;
+            }
+            if insn.ip() >= address.0 {
+                line.push(insn);
+            } else {
+                before = insn;
+            }
+        }
+        assert_eq!(before.next_ip(), address.0);
+        assert!(before.is_call_near() || before.is_call_near_indirect(), "{before}");
+        assert_eq!(line[0].ip(), address.0);
+        for needs in [ReturnNeeds::Nothing, ReturnNeeds::Value, ReturnNeeds::Pointee] {
+            let plan = returns.at(address, needs);
+            assert_eq!(plan, at_return(function, address, needs));
+            let landing = match &plan.first {
+                Return::Landing(site) => Some(site),
+                Return::Caller(up) => {
+                    assert_eq!(needs, ReturnNeeds::Nothing);
+                    assert!(!matches!(up, Up::Bytes(bytes) if *bytes < 8));
+                    None
+                }
+                Return::None(why) => {
+                    assert!(!why.to_string().is_empty());
+                    None
+                }
+            };
+            for site in landing.into_iter().chain(&plan.point) {
+                assert_eq!(site.offset.0 - part.offset.0, site.address.0 - part.address.0);
+                let at = line.iter().position(|insn| insn.ip() == site.address.0).expect("on it");
+                let from = usize::try_from(site.address.0 - part.address.0).unwrap();
+                let bytes = &part.bytes[from..from + line[at].len()];
+                assert!(
+                    may_carry_an_enter(&line[at], bytes, false)
+                        || matches!(bytes, [0xc3] | [0xc2, _, _]),
+                    "{}",
+                    line[at]
+                );
+                for passed in &line[..at] {
+                    assert_eq!(passed.flow_control(), FlowControl::Next, "{passed}");
+                }
+                let rax = |insn: &Instruction| {
+                    let mut info = iced_x86::InstructionInfoFactory::new();
+                    let written = info.info(insn).used_registers().to_vec();
+                    written.iter().any(|used| {
+                        used.register().full_register() == Register::RAX
+                            && used.access() != iced_x86::OpAccess::Read
+                            && used.access() != iced_x86::OpAccess::CondRead
+                    })
+                };
+                assert_eq!(site.keeps_value, !line[..at].iter().any(rax));
+            }
+            if let Some(site) = landing {
+                match needs {
+                    ReturnNeeds::Nothing => {}
+                    ReturnNeeds::Value => assert!(site.keeps_value),
+                    ReturnNeeds::Pointee => assert!(site.keeps_value && site.keeps_memory),
+                }
+            }
+        }
+    }
+}
+
 /// Bytes that decode to what functions are made of more often than noise does.
 fn code() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
@@ -158,6 +239,28 @@ proptest! {
         let function = raw("f", address, &hot, &cold);
         if let Ok(analysis) = analysed(&function) {
             check(&function, &analysis);
+        }
+    }
+
+    #[test]
+    fn any_return_address_has_a_legal_landing_or_none(
+        hot in prop_oneof![code(), prop::collection::vec(any::<u8>(), 0..200)],
+        cold in prop::option::of(code()),
+        address in prop_oneof![Just(0x1000_u64), any::<u64>()],
+        anywhere in prop::collection::vec(any::<u64>(), 4),
+        inside in prop::collection::vec(0_u64..300, 8),
+    ) {
+        let far = address.wrapping_add(0x80);
+        let cold: Vec<(u64, &[u8])> = cold.iter().map(|code| (far, code.as_slice())).collect();
+        let function = raw("f", address, &hot, &cold);
+        check_returns(&function);
+        let inside = inside.into_iter().map(|into| address.wrapping_add(into));
+        for address in anywhere.into_iter().chain(inside) {
+            let plan = at_return(&function, VirtAddr(address), ReturnNeeds::Value);
+            if plan.point.is_some() {
+                let returns = Returns::of(&function).expect("it had a site");
+                prop_assert!(returns.addresses().any(|known| known.0 == address));
+            }
         }
     }
 

@@ -9,7 +9,8 @@ mod rules;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::{
-    Event, EventBody, ExitKind, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid, Words,
+    Ahead, Event, EventBody, ExitKind, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Seen,
+    Tid, Words,
 };
 
 pub(super) use rules::{
@@ -159,6 +160,7 @@ impl World {
             probe: ProbeId(probe),
             frame: FrameAddr(slot),
             return_address: ReturnAddr(ra),
+            ahead: Ahead::Nothing,
             words: Words::new(words, 0),
         };
         self.emit(thread, body);
@@ -166,7 +168,10 @@ impl World {
 
     fn emit_ret(&mut self, thread: usize, probe: u16, slot: u64) {
         let (probe, frame) = (ProbeId(probe), FrameAddr(slot));
-        self.emit(thread, EventBody::Ret { probe, frame, words: Words::default() });
+        self.emit(
+            thread,
+            EventBody::Exit { seen: Seen::Ret, probe, frame, words: Words::default() },
+        );
     }
 
     fn next_slot(&self, thread: usize) -> u64 {

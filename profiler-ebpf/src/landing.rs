@@ -1,0 +1,30 @@
+//! A call may have come back.
+
+use aya_ebpf::programs::ProbeContext;
+use aya_log_ebpf::debug;
+use profiler_common::{EventKind, EventRecord, MAX_WORDS, ProbeId, Role};
+
+use crate::hit::Hit;
+use crate::{capture, count, emit, lane, open};
+
+#[inline(always)]
+pub(crate) fn run(ctx: &ProbeContext) {
+    let Some(hit) = Hit::begin(ctx) else { return };
+    let (slot, landing) = (hit.slot(), hit.cookie.landing());
+    let awaited = open::lands(hit.thread, slot, landing);
+    count::landing(landing, awaited.is_some());
+    let Some(awaited) = awaited else { return };
+    let probe = ProbeId(awaited.probe);
+    let mut record = EventRecord { header: hit.header(EventKind::Landing), words: [0; MAX_WORDS] };
+    record.header.probe = probe.0;
+    record.header.frame = slot;
+    if awaited.value != 0 {
+        capture::run(&hit, probe, Role::Landing, &mut record);
+    }
+    record.header.sequence = lane::next(hit.thread);
+    debug!(
+        ctx,
+        "landing {} probe {} slot {:x} number {}", landing.0, probe.0, slot, record.header.sequence
+    );
+    emit::send(&record, Some(probe));
+}

@@ -1,0 +1,221 @@
+//! Learning where calls come back: on a thread of its own, since symbols must be read and code
+//! decoded.
+//!
+//! A return address comes out of the target's memory: it may be anything. It is taken only if it
+//! lies in a file that is mapped executable, on an instruction found by decoding its function from
+//! the start, behind a call.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+
+use crate::model::{Pid, ReturnAddr, Wanted};
+use crate::plan::{self, NoLanding, ReturnNeeds, ReturnPlan, Returns};
+use crate::symbols::SymbolSet;
+use crate::target::{CodeMap, Inode, MappedCode, MappedObject, ObjectId, Target};
+
+/// Questions that wait; more are asked again with the next call that comes back there.
+const WAITING: usize = 1024;
+/// After so long without a question what was read is forgotten: it may be large.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What is asked of a return address.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Question {
+    pub(super) pid: Pid,
+    pub(super) space: u64,
+    pub(super) address: ReturnAddr,
+    pub(super) wanted: Wanted,
+    /// What the exits of the run's probes need at most.
+    pub(super) needs: ReturnNeeds,
+}
+
+/// What was found out.
+pub(super) struct Answer {
+    pub(super) question: Question,
+    pub(super) found: Result<Learned, Unknown>,
+}
+
+/// What is known of a return address.
+pub(super) struct Learned {
+    pub(super) object: Arc<MappedObject>,
+    pub(super) code: MappedCode,
+    pub(super) plan: ReturnPlan,
+    /// The same where the return value is needed; none if it was not asked for.
+    pub(super) for_value: Option<ReturnPlan>,
+}
+
+/// Why nothing is known of a return address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
+pub(super) enum Unknown {
+    #[error("in no file that is mapped executable")]
+    NoFile,
+    #[error("in a file that cannot be read as code")]
+    NoCode,
+    #[error("in no function whose bounds are known")]
+    NoFunction,
+    #[error("behind no call")]
+    NoCall,
+    #[error("where no instruction may carry a probe")]
+    NothingLegal,
+    #[error("refused by the kernel")]
+    Refused,
+    #[error("more than can be remembered")]
+    TooMany,
+}
+
+/// A process whose mappings have changed, and what is believed of its addresses.
+pub(super) struct Recheck {
+    pub(super) pid: Pid,
+    pub(super) space: u64,
+    pub(super) believed: Vec<(ReturnAddr, MappedCode)>,
+}
+
+enum Job {
+    Learn(Question),
+    Recheck(Recheck),
+}
+
+/// What the thread says.
+pub(super) enum News {
+    Answer(Box<Answer>),
+    /// Addresses of a space at which something else lies now.
+    Moved(u64, Vec<ReturnAddr>),
+}
+
+/// The thread that learns; it ends when this is dropped.
+pub(super) struct Learner {
+    jobs: SyncSender<Job>,
+    news: Receiver<News>,
+}
+
+impl Learner {
+    pub(super) fn start() -> std::io::Result<Self> {
+        let (jobs, todo) = sync_channel(WAITING);
+        let (tell, news) = sync_channel(WAITING);
+        thread::Builder::new().name("qprof-learn".to_owned()).spawn(move || {
+            let mut reader = Reader::default();
+            loop {
+                let job = match todo.recv_timeout(IDLE) {
+                    Ok(job) => job,
+                    Err(RecvTimeoutError::Timeout) => {
+                        reader = Reader::default();
+                        continue;
+                    }
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                let news = match job {
+                    Job::Learn(question) => {
+                        let found = reader.learn(&question);
+                        News::Answer(Box::new(Answer { question, found }))
+                    }
+                    Job::Recheck(recheck) => moved(recheck),
+                };
+                if tell.send(news).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { jobs, news })
+    }
+
+    /// Whether the question was taken: there is room for only so many.
+    pub(super) fn ask(&self, question: Question) -> bool {
+        self.jobs.try_send(Job::Learn(question)).is_ok()
+    }
+
+    /// Whether the request was taken.
+    pub(super) fn recheck(&self, recheck: Recheck) -> bool {
+        self.jobs.try_send(Job::Recheck(recheck)).is_ok()
+    }
+
+    /// The next piece of news, if there is one.
+    pub(super) fn news(&self) -> Option<News> {
+        match self.news.try_recv() {
+            Ok(news) => Some(news),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        }
+    }
+}
+
+fn moved(recheck: Recheck) -> News {
+    let Recheck { pid, space, believed } = recheck;
+    // A process that is gone calls nobody any more.
+    let moved = CodeMap::read(pid).map_or_else(
+        |_gone| Vec::new(),
+        |map| {
+            let other = believed.into_iter().filter(|(at, code)| map.at(at.0) != Some(*code));
+            other.map(|(address, _)| address).collect()
+        },
+    );
+    News::Moved(space, moved)
+}
+
+/// What has been read for the questions so far.
+#[derive(Default)]
+struct Reader {
+    maps: FxHashMap<Pid, CodeMap>,
+    objects: FxHashMap<Inode, (Arc<MappedObject>, SymbolSet)>,
+}
+
+impl Reader {
+    fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
+        let (address, pid) = (question.address, question.pid);
+        // The byte before it: the call may be the last instruction of a mapping.
+        let last = address.0.checked_sub(1).ok_or(Unknown::NoFile)?;
+        let code = self.place(pid, last).ok_or(Unknown::NoFile)?;
+        let (object, symbols) = self.object(pid, last, code.inode).ok_or(Unknown::NoCode)?;
+        let id = ObjectId(0);
+        let call = symbols.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
+        let function = symbols.containing(id, call).ok_or(Unknown::NoFunction)?;
+        let returns = Returns::of(&function).map_err(|_unreadable| Unknown::NoFunction)?;
+        let back = crate::model::VirtAddr(call.0.saturating_add(1));
+        let plan = returns.at(back, ReturnNeeds::Nothing);
+        if let plan::Return::None(why) = &plan.first {
+            tracing::debug!(%pid, address = %format_args!("{:#x}", address.0), "no landing: {why}");
+            return Err(match why {
+                NoLanding::NothingLegal(_) | NoLanding::ValueLost(_) => Unknown::NothingLegal,
+                NoLanding::Unreadable(_) | NoLanding::MayBeData(_) => Unknown::NoFunction,
+                NoLanding::Outside(_)
+                | NoLanding::NotBehindCall(_)
+                | NoLanding::ReadsItsAddress(_)
+                | NoLanding::EndOfCode(_) => Unknown::NoCall,
+            });
+        }
+        let wants_value = question.wanted == Wanted::Value;
+        let for_value = wants_value.then(|| returns.at(back, question.needs));
+        Ok(Learned { object: Arc::clone(object), code, plan, for_value })
+    }
+
+    fn place(&mut self, pid: Pid, address: u64) -> Option<MappedCode> {
+        if let Some(place) = self.maps.get(&pid).and_then(|map| map.at(address)) {
+            return Some(place);
+        }
+        // It may have been mapped since.
+        let map = CodeMap::read(pid).ok()?;
+        let place = map.at(address);
+        self.maps.insert(pid, map);
+        place
+    }
+
+    fn object(
+        &mut self,
+        pid: Pid,
+        address: u64,
+        inode: Inode,
+    ) -> Option<&(Arc<MappedObject>, SymbolSet)> {
+        if !self.objects.contains_key(&inode) {
+            let object = self.maps.get(&pid)?.object(address)?;
+            if object.inode != inode {
+                return None;
+            }
+            let objects = vec![object.clone()];
+            let symbols = SymbolSet::of_additions(&Target { pid, name: String::new(), objects });
+            self.objects.insert(inode, (Arc::new(object), symbols));
+        }
+        self.objects.get(&inode)
+    }
+}
