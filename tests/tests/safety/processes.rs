@@ -6,7 +6,7 @@ use profiler_tests::environment::{can_probe, scratch, soak};
 use profiler_tests::fixture::{Fixture, build};
 use profiler_tests::qprof::Run;
 use profiler_tests::symbol_map;
-use profiler_tests::tree::from_otlp;
+use profiler_tests::tree::{Trace, from_otlp};
 use profiler_tests::truth::{Leave, Truth};
 use profiler_tests::twice::{twice, twice_with};
 
@@ -37,7 +37,7 @@ fn children_in_the_parents_memory() -> Result<()> {
                 }
             }
             let whole = |outline: &str| outline == "work_twice(work,work)" || outline == "root";
-            for outline in traces.iter().map(|trace| trace.outline()) {
+            for outline in traces.iter().map(Trace::outline) {
                 ensure!(whole(&outline), "{level}, children {children}: {outline}");
             }
             // The parent's own, and with its children four more.

@@ -1,6 +1,7 @@
 //! Another tracer with return probes on the same functions: its trampoline lies where the return
 //! address was. It is the other's to answer for; ours must not make it worse, nor be misled.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -17,12 +18,13 @@ use profiler_tests::truth::{Leave, Truth};
 /// bpftrace, with return probes on functions of a process; and entry probes, which are optimised
 /// by other rules when there are return probes.
 fn return_probes(pid: u32, binary: &Path, functions: &[&str]) -> Result<Process> {
-    let mut script = "BEGIN { printf(\"begun\\n\"); } ".to_owned();
+    let mut script = "BEGIN { printf(\"begun\\n\"); }".to_owned();
+    let returned = "@out++; if (@out == 1) { printf(\"out\\n\"); }";
     for function in functions {
         let place = format!("{}:{function}", binary.display());
-        script += &format!("uprobe:{place} {{ @in = count(); }} ");
-        script +=
-            &format!("uretprobe:{place} {{ @out++; if (@out == 1) {{ printf(\"out\\n\"); }} }} ");
+        // Writing to a String cannot fail.
+        let _ = write!(script, " uprobe:{place} {{ @in = count(); }}");
+        let _ = write!(script, " uretprobe:{place} {{ {returned} }}");
     }
     let mut command = Command::new("bpftrace");
     command.args(["-p", &pid.to_string(), "-e", &script]);
