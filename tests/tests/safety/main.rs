@@ -6,6 +6,7 @@ mod cycles;
 mod engines;
 mod hazards;
 mod hostile;
+mod keys;
 mod objects;
 mod processes;
 mod sites;
