@@ -8,8 +8,11 @@ use anyhow::{Context as _, Result, ensure};
 use object::{Object as _, ObjectSymbol as _};
 use profiler_tests::environment::{can_probe, scratch, soak};
 use profiler_tests::family::copy;
-use profiler_tests::fixture::build;
+use profiler_tests::fixture::{Fixture, build};
+use profiler_tests::qprof::Run;
+use profiler_tests::restored::until_restored;
 use profiler_tests::symbol_map;
+use profiler_tests::timeout::{PATIENCE, until};
 use profiler_tests::truth::{Leave, Truth};
 use profiler_tests::twice::{Twice, twice};
 
@@ -108,6 +111,54 @@ fn a_stripped_program() -> Result<()> {
         twice.check()?;
         Truth::read(&told)?.compare(&twice.traces, Leave::default())?;
     }
+    Ok(())
+}
+
+/// Each lying symbol alone and all of them together: what is refused is refused, and the program
+/// goes on as it would.
+#[test]
+fn symbols_that_lie() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let binary = build("liars.c", &["-O1"])?;
+    let names = [
+        "holder",
+        "in_constant",
+        "too_short",
+        "too_long",
+        "without_size",
+        "two_names",
+        "other_name",
+        "inside",
+        "shifted",
+        "late",
+    ];
+    let mut harmed = Vec::new();
+    for chosen in names.iter().map(std::slice::from_ref).chain([&names[..]]) {
+        let map = symbol_map::of(chosen, &[], "").replace("required = true", "required = false");
+        let mut target = Fixture::start(&binary, &["2000"])?;
+        let (mut qprof, _) =
+            Run::on(target.pid())?.map(symbol_map::file(&map)?).output("none").spawn()?;
+        // Refused, or attached.
+        until(PATIENCE, "qprof to attach or to refuse", || {
+            let attached = qprof.stderr().contains("attached");
+            Ok((attached || !qprof.alive()).then_some(()))
+        })?;
+        let worked = target.work();
+        let said = target.stdout();
+        if worked.is_err() || !said.contains("\n0 wrong") {
+            harmed.push(format!("{chosen:?}: {said} {worked:?}"));
+        }
+        let finished =
+            if qprof.alive() { qprof.interrupt(PATIENCE)? } else { qprof.wait(PATIENCE)? };
+        ensure!(!finished.stderr.contains("panicked"), "{}", finished.stderr);
+        ensure!([Some(0), Some(4)].contains(&finished.code), "{chosen:?}: {finished:?}");
+        if target.alive() {
+            until_restored(target.pid())?;
+        }
+    }
+    ensure!(harmed.is_empty(), "harmed: {harmed:#?}");
     Ok(())
 }
 
