@@ -6,7 +6,9 @@ use anyhow::{Result, ensure};
 use profiler_common::Role;
 use qprof::config::{Select, Selector, load_map};
 use qprof::model::Pid;
-use qprof::plan::{CostClass, LandingSite, Return, ReturnNeeds, Returns, Up, build as plan_of};
+use qprof::plan::{
+    CostClass, KernelForms, LandingSite, Return, ReturnNeeds, Returns, Up, build as plan_of,
+};
 use qprof::symbols::{Found, Function, SymbolSet};
 use qprof::target::{ObjectId, Target};
 
@@ -81,9 +83,13 @@ pub fn compare(path: &Path, functions: &[Function], witness: &Witness) -> Result
     let target = Target::open(Pid(std::process::id()))?;
     for some in functions.chunks(AT_ONCE) {
         let found = [Found { functions: some.to_vec(), nothing: None }];
-        let plan = plan_of(&map, &target, &found, &|object, address| {
-            symbols.function_at(object, address)
-        })?;
+        let plan = plan_of(
+            &map,
+            &target,
+            &found,
+            &|object, address| symbols.function_at(object, address),
+            KernelForms::default(),
+        )?;
         for site in plan.probes.iter().flat_map(|probe| &probe.sites) {
             let claim = Claim {
                 address: site.address.0,
@@ -108,7 +114,7 @@ pub fn compare(path: &Path, functions: &[Function], witness: &Witness) -> Result
 
 /// Compares what is said of every return address of a function.
 fn compare_returns(function: &Function, witness: &Witness, compared: &mut Compared) -> Result<()> {
-    let Ok(returns) = Returns::of(function) else { return Ok(()) };
+    let Ok(returns) = Returns::of(function, KernelForms::default()) else { return Ok(()) };
     for address in returns.addresses() {
         let plan = returns.at(address, ReturnNeeds::Nothing);
         let check = |site: &LandingSite, tally: &mut Tally| {

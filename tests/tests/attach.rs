@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -78,7 +78,9 @@ impl Fixture {
     fn target(&self) -> Target {
         let path = binary().to_owned();
         let open_path = PathBuf::from(format!("/proc/{}/exe", self.child.id()));
-        let object = MappedObject { path, open_path, inode: (0, 0) };
+        let meta = std::fs::metadata(&open_path).unwrap();
+        let file = (meta.dev(), meta.ino());
+        let object = MappedObject { path, open_path, inode: file, file };
         Target { pid: self.pid(), name: String::from("attach"), objects: vec![object] }
     }
 

@@ -42,8 +42,9 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "test",
-        usage: "[--pure|--root-only] [--full] [-- FILTER...]",
-        does: "Run all tests, or those without (with) root; --full takes the long soaks too",
+        usage: "[--pure|--root-only|--safety] [--full] [-- FILTER...]",
+        does: "Run all tests, or those without (with) root, or the safety suite; --full takes the \
+               long soaks too",
         run: test::run,
     },
     Verb {

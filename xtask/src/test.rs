@@ -21,6 +21,20 @@ use crate::{build, host, say, setup, sys};
 const PURE_LIMIT: Duration = Duration::from_secs(25 * 60);
 const ROOT_LIMIT: Duration = Duration::from_secs(45 * 60);
 const FULL_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
+/// The files of root tests that hold a hazard of `docs/safety.md`.
+const SAFETY: [&str; 11] = [
+    "attach",
+    "bad_input",
+    "children",
+    "exceptions",
+    "fixtures",
+    "kill",
+    "loading",
+    "odd_targets",
+    "overwritten",
+    "safety",
+    "storms",
+];
 /// How long after cargo's end something may still hold its output open.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -30,6 +44,8 @@ pub(crate) struct Choice {
     pub(crate) no_pure: bool,
     pub(crate) no_root: bool,
     pub(crate) full: bool,
+    /// Of the root tests only those that hold the hazards.
+    pub(crate) safety: bool,
     /// Words for the test programs, after their `--`.
     pub(crate) filter: Vec<String>,
 }
@@ -44,15 +60,18 @@ pub(crate) struct Report {
 }
 
 pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
+    let safety = args.flag("--safety");
     let choice = Choice {
         no_root: args.flag("--pure"),
-        no_pure: args.flag("--root-only"),
+        no_pure: args.flag("--root-only") || safety,
         full: args.flag("--full"),
+        safety,
         filter: args.passed_on(),
     };
     args.finish()?;
     if choice.no_pure && choice.no_root {
-        return Err(anyhow!(Usage("--pure and --root-only leave nothing to run".to_owned())));
+        let why = "--pure leaves nothing to run of --root-only or --safety";
+        return Err(anyhow!(Usage(why.to_owned())));
     }
     let toolchain = Toolchain::ensure(&context.cache, &context.root)?;
     let mut report = Report::default();
@@ -112,6 +131,9 @@ fn root_phase(
     let mut cargo = toolchain.cargo();
     cargo
         .args(["test", "--locked", "--no-fail-fast", "-p", "profiler-tests"])
+        .args(
+            choice.safety.then_some(SAFETY).into_iter().flatten().flat_map(|file| ["--test", file]),
+        )
         .env("QPROF", qprof)
         .env("QPROF_CACHE", context.cache.root())
         .env("QPROF_SKIPS", &skips)
@@ -122,8 +144,9 @@ fn root_phase(
     } else {
         ROOT_LIMIT
     };
+    let name = if choice.safety { "safety" } else { "root" };
     // One at a time: they measure, count what the kernel lost, and share two cores.
-    report.phase("root", &mut cargo, &choice.filter, &["--test-threads=1"], limit)?;
+    report.phase(name, &mut cargo, &choice.filter, &["--test-threads=1"], limit)?;
     let text = std::fs::read_to_string(&skips)
         .with_context(|| format!("cannot read {}", skips.display()))?;
     report.not_run.extend(parse_not_run(&text));
@@ -280,6 +303,20 @@ fn forward(pipe: impl Read + Send + 'static, wrap: fn(String) -> Line, to: Sende
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_table_of_hazards_names_is_run_for_safety() {
+        let table = include_str!("../../docs/safety.md");
+        let rows = table.lines().filter(|line| line.starts_with('|'));
+        let mut files: Vec<&str> = rows
+            .flat_map(|row| row.split('`'))
+            .filter_map(|name| Some(name.split_once("::")?.0))
+            .filter(|file| file.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
+            .collect();
+        files.sort_unstable();
+        files.dedup();
+        assert_eq!(files, SAFETY);
+    }
 
     /// Runs it unseen: lines of results would be counted by whoever counts ours.
     fn watched(command: &mut Command, limit: Duration) -> Tally {

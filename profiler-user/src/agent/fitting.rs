@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::config::{Select, Selector, SymbolMap};
-use crate::symbols::{SymbolError, SymbolSet, build_id};
+use crate::symbols::{SymbolError, SymbolSet, build_id_of};
 use crate::target::{ObjectId, Target};
 
 /// What a map's `[match]` found in a target.
@@ -53,7 +53,7 @@ pub(crate) fn fit(map: &SymbolMap, target: &Target, symbols: &SymbolSet) -> Fit 
                 .iter()
                 .map(|function| find(symbols, function, object.file_name()))
                 .collect();
-            let id = build_id(&object.open_path);
+            let id = object.open().ok().and_then(build_id_of);
             let checked = wanted.builds.iter().find(|build| Some(&build.id) == id.as_ref());
             ObjectFit {
                 path: object.path.display().to_string(),

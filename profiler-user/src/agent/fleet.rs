@@ -11,7 +11,7 @@ use super::prepare::{PrepareError, Prepared, Search};
 use crate::config::SymbolMap;
 use crate::model::{Pid, Rules, Watches};
 use crate::plan::{GrowingPlan, ProbePlan};
-use crate::symbols::build_id;
+use crate::symbols::build_id_of;
 use crate::target::{ExitWatch, Inode, Target, TargetError};
 
 /// How long after a loader's word its process is looked at: it speaks before it maps, too.
@@ -335,7 +335,8 @@ impl Fleet {
                 && !self.probed.contains_key(&object.inode)
             {
                 let path = object.path.display().to_string();
-                let known = Probed { path, build_id: build_id(&object.open_path) };
+                let build_id = object.open().ok().and_then(build_id_of);
+                let known = Probed { path, build_id };
                 Arc::make_mut(&mut self.probed).insert(object.inode, known);
             }
         }

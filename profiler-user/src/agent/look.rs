@@ -15,8 +15,8 @@ use super::prepare::{
 use crate::config::SymbolMap;
 use crate::model::Pid;
 use crate::plan::ProbePlan;
-use crate::symbols::{SymbolSet, build_id};
-use crate::target::{BuildId, Inode, Target, mapped_files};
+use crate::symbols::{SymbolSet, build_id_of};
+use crate::target::{BuildId, Inode, Target, mapped_files, open_mapped};
 
 /// What is known of the processes that run one executable.
 #[derive(Clone, Debug, Default)]
@@ -143,7 +143,10 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     // Not told by the guard if it was written through a mapping, or on another machine.
     let is_other = |(inode, path): &&(Inode, PathBuf)| {
         let was = probed.get(inode).and_then(|known| known.build_id.as_ref());
-        was.is_some_and(|was| build_id(path).is_some_and(|is| is != *was))
+        was.is_some_and(|was| {
+            let is = open_mapped(path, *inode).ok().and_then(build_id_of);
+            is.is_some_and(|is| is != *was)
+        })
     };
     let overwritten: Vec<Inode> = files.iter().filter(is_other).map(|(inode, _)| *inode).collect();
     let mapped: Vec<Inode> = files.into_iter().map(|(inode, _)| inode).collect();

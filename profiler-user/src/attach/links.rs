@@ -40,7 +40,7 @@ pub(super) struct Probed {
 
 impl Probed {
     pub(super) fn open(object: &MappedObject) -> io::Result<Self> {
-        Ok(Self { inode: object.inode, file: Arc::new(File::open(&object.open_path)?) })
+        Ok(Self { inode: object.inode, file: Arc::new(object.open()?) })
     }
 
     fn path(&self) -> PathBuf {

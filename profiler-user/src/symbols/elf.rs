@@ -375,6 +375,12 @@ impl Elf {
     }
 }
 
+/// The build id of an open file, if it is an ELF file with one.
+#[must_use]
+pub fn build_id_of(file: File) -> Option<BuildId> {
+    Elf::of_file(file, Path::new("")).ok()?.build_id()
+}
+
 /// The build id of a file, if it is an ELF file with one.
 #[must_use]
 pub fn build_id(path: &Path) -> Option<BuildId> {

@@ -56,8 +56,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// Reads the symbols of a file: its own tables, and if it was stripped those kept apart.
-    pub(super) fn read(open: &Path, path: &Path, root: &Path) -> Result<Self, SymbolError> {
-        let elf = Elf::open(open, path)?;
+    pub(super) fn read(elf: Elf, path: &Path, root: &Path) -> Result<Self, SymbolError> {
         let mut tables = tables(&elf, SHT_SYMTAB, &elf)?;
         let mut complete = !tables.is_empty();
         if !complete {

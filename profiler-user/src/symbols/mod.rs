@@ -28,7 +28,7 @@ mod table;
 mod tests;
 
 pub use containing::demangled;
-pub use elf::{EntryPoint, build_id, entry_point};
+pub use elf::{EntryPoint, build_id, build_id_of, entry_point};
 pub use error::SymbolError;
 pub use function::{CodePart, Found, Function, Nothing};
 pub use list::Listed;

@@ -1,8 +1,9 @@
 //! The functions of a target: searched object by object, each read when it is first searched.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use super::elf::Elf;
 use super::loaded::{Hit, Loaded};
 use super::name;
 use super::nearest::{Near, nearest};
@@ -10,7 +11,7 @@ use super::pattern::{Pattern, glob};
 use super::{Found, Function, Nothing, SymbolError, source};
 use crate::config::{Select, Selector};
 use crate::model::{SourceLine, VirtAddr};
-use crate::target::{ObjectId, Target};
+use crate::target::{MappedObject, ObjectId, Target};
 
 /// How many names an error about too many shows.
 const EXAMPLES: usize = 3;
@@ -31,10 +32,19 @@ pub struct SymbolSet {
 struct Object {
     path: PathBuf,
     open_path: PathBuf,
+    /// None for a file that no process has.
+    mapped: Option<MappedObject>,
     loaded: OnceLock<Result<Loaded, SymbolError>>,
 }
 
 impl Object {
+    /// The file, opened: that which was mapped, whatever lies at its path now.
+    fn elf(&self) -> Result<Elf, SymbolError> {
+        let Some(mapped) = &self.mapped else { return Elf::open(&self.open_path, &self.path) };
+        let error = |source| SymbolError::Io { file: self.path.clone(), source: Arc::new(source) };
+        Elf::of_file(mapped.open().map_err(error)?, &self.path)
+    }
+
     fn file_name(&self) -> String {
         let name = self.path.file_name().unwrap_or(self.path.as_os_str());
         name.to_string_lossy().into_owned()
@@ -65,6 +75,7 @@ impl SymbolSet {
         let objects = target.objects.iter().map(|object| Object {
             path: object.path.clone(),
             open_path: object.open_path.clone(),
+            mapped: Some(object.clone()),
             loaded: OnceLock::new(),
         });
         Self { root: target.root(), objects: objects.collect(), whole: true }
@@ -80,7 +91,8 @@ impl SymbolSet {
     #[must_use]
     pub fn of_file(path: &Path) -> Self {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        let object = Object { path: absolute, open_path: path.into(), loaded: OnceLock::new() };
+        let open_path = path.into();
+        let object = Object { path: absolute, open_path, mapped: None, loaded: OnceLock::new() };
         Self { root: "/".into(), objects: vec![object], whole: true }
     }
 
@@ -209,7 +221,7 @@ impl SymbolSet {
         })?;
         object
             .loaded
-            .get_or_init(|| Loaded::read(&object.open_path, &object.path, &self.root))
+            .get_or_init(|| Loaded::read(object.elf()?, &object.path, &self.root))
             .as_ref()
             .map_err(Clone::clone)
     }

@@ -5,7 +5,7 @@
 //! (`kernel/events/uprobes.c`, `uprobe_mmap`): the probes must be gone before that.
 
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustc_hash::FxHashMap;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
@@ -35,7 +35,10 @@ impl FileGuard {
     /// # Errors
     /// If it is gone, or too many are watched (`fs.inotify.max_user_watches`).
     pub fn watch(&mut self, object: &MappedObject) -> Result<(), Errno> {
-        let watch = inotify::add_watch(&self.inotify, &object.open_path, WatchFlags::MODIFY)?;
+        let file =
+            object.open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::NOENT))?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let watch = inotify::add_watch(&self.inotify, path, WatchFlags::MODIFY)?;
         self.watched.insert(watch, object.inode);
         Ok(())
     }
@@ -61,6 +64,7 @@ impl FileGuard {
 mod tests {
     use std::fs;
     use std::io::Write as _;
+    use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
 
@@ -70,7 +74,10 @@ mod tests {
         let (path, other) = (dir.path().join("a"), dir.path().join("b"));
         fs::write(&path, b"code").unwrap();
         fs::write(&other, b"code").unwrap();
-        let object = MappedObject { path: path.clone(), open_path: path.clone(), inode: (1, 7) };
+        let meta = fs::metadata(&path).unwrap();
+        let file = (meta.dev(), meta.ino());
+        let (path, open_path, inode) = (path.clone(), path.clone(), (1, 7));
+        let object = MappedObject { path: path.clone(), open_path, inode, file };
         let mut guard = FileGuard::new().unwrap();
         guard.watch(&object).unwrap();
         assert_eq!(guard.overwritten(), []);

@@ -18,7 +18,7 @@ pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use guard::FileGuard;
 pub use object::{BuildId, Inode, MappedObject, ObjectId, Target};
-pub use open::mapped_files;
+pub use open::{mapped_files, open_mapped};
 pub use own::{Confinement, ContainerRuntime, confinement};
 pub use process::{ProcessFacts, mapping_around, random_word, thread_name};
 pub use watch::ExitWatch;

@@ -1,6 +1,9 @@
 //! A target as the rest of the program sees it.
 
 use std::fmt;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -42,9 +45,28 @@ pub struct MappedObject {
     pub open_path: PathBuf,
     /// The mapped file.
     pub inode: Inode,
+    /// The same as `stat` has it: on some file systems another device, or another number.
+    pub file: Inode,
 }
 
 impl MappedObject {
+    /// Opens the file, if it is still that. A library may be gone by now and another be mapped
+    /// where it was: code of the one is no place for probes meant for the other.
+    ///
+    /// # Errors
+    /// If it cannot be opened; `ENOENT` if another file lies there.
+    pub fn open(&self) -> io::Result<File> {
+        let check = |meta: &fs::Metadata| {
+            let same = (meta.dev(), meta.ino()) == self.file;
+            if same { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::ENOENT)) }
+        };
+        // Asked before it is opened: to open a mapped device could have an effect.
+        check(&fs::metadata(&self.open_path)?)?;
+        let file = File::open(&self.open_path)?;
+        check(&file.metadata()?)?;
+        Ok(file)
+    }
+
     /// The file name, for messages and `object =` in maps.
     #[must_use]
     pub fn file_name(&self) -> String {

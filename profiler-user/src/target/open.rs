@@ -67,7 +67,8 @@ impl Target {
         // Text that was moved to huge pages is no mapping of the file any more.
         let inode = mapped_exe.map_or(header.inode, |m| m.inode);
         let mut seen = FxHashSet::from_iter([inode]);
-        let mut objects = vec![MappedObject { path: exe_path, open_path: exe, inode }];
+        let exe = MappedObject { path: exe_path, open_path: exe, inode, file: header.inode };
+        let mut objects = vec![exe];
         for mapping in mappings {
             // An ObjectId is 16 bits wide.
             if objects.len() > usize::from(u16::MAX) {
@@ -109,6 +110,19 @@ pub fn mapped_files(pid: Pid) -> Result<Vec<(Inode, PathBuf)>, TargetError> {
     Ok(files.map(|mapping| (mapping.inode, by_range(pid, &mapping))).collect())
 }
 
+/// Opens one of [`mapped_files`], if it is still that which is mapped there.
+///
+/// # Errors
+/// If it cannot be opened; `ENOENT` if another file is mapped there by now.
+pub fn open_mapped(path: &Path, inode: Inode) -> io::Result<File> {
+    let file = File::open(path)?;
+    if file.metadata()?.ino() == inode.1 {
+        Ok(file)
+    } else {
+        Err(io::Error::from_raw_os_error(libc::ENOENT))
+    }
+}
+
 /// The kernel's own handle on what is mapped: right for deleted files and foreign mounts. It takes
 /// `CAP_SYS_ADMIN` or `CAP_CHECKPOINT_RESTORE` to follow (`proc_map_files_get_link`).
 fn by_range(pid: Pid, mapping: &Mapping) -> PathBuf {
@@ -124,10 +138,20 @@ fn of_thread(id: Pid) -> Option<TargetError> {
 /// The ELF object behind a mapping, if it is one and can be opened.
 pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
     let by_range = by_range(pid, &mapping);
+    let header = Header::read(&by_range);
+    // The numbers agree, but on layered file systems, or where the mapping has changed meanwhile.
+    if header.as_ref().is_ok_and(|header| header.inode.1 != mapping.inode.1)
+        && !is_mapped(pid, &mapping)
+    {
+        tracing::debug!(path = %mapping.path.display(), "is not mapped any more");
+        return None;
+    }
     let Mapping { inode, path, .. } = mapping;
-    match Header::read(&by_range) {
+    match header {
         Ok(header) => {
-            return header.is_ours().then_some(MappedObject { path, open_path: by_range, inode });
+            let file = header.inode;
+            let object = MappedObject { path, open_path: by_range, inode, file };
+            return header.is_ours().then_some(object);
         }
         Err(error) => tracing::debug!(%error, path = %by_range.display(), "no map_files"),
     }
@@ -137,7 +161,8 @@ pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
     match Header::read(&by_name) {
         // Only the inode: overlay and btrfs report another device to stat than to maps.
         Ok(header) if header.inode.1 == inode.1 => {
-            header.is_ours().then_some(MappedObject { path, open_path: by_name, inode })
+            let file = header.inode;
+            header.is_ours().then_some(MappedObject { path, open_path: by_name, inode, file })
         }
         Ok(_) => {
             warn!(path = %path.display(), "was replaced since it was mapped: not searched");
@@ -148,6 +173,13 @@ pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
             None
         }
     }
+}
+
+/// Whether the process still has that mapping.
+fn is_mapped(pid: Pid, mapping: &Mapping) -> bool {
+    let text = fs::read(process::file(pid, "maps")).unwrap_or_default();
+    maps::executable(&text)
+        .any(|now| (now.start, now.end, now.inode) == (mapping.start, mapping.end, mapping.inode))
 }
 
 /// What the first bytes of a file say.

@@ -9,6 +9,7 @@ use profiler_tests::engine::Engine;
 use profiler_tests::environment::{alone, can_probe, repository};
 use profiler_tests::functions;
 use profiler_tests::postgres::{Postgres, Session};
+use profiler_tests::process::tail;
 use profiler_tests::qprof::Run;
 use profiler_tests::restored::until_restored;
 use profiler_tests::symbol_map;
@@ -71,9 +72,11 @@ fn the_same(
     // Twice without probes: what differs by itself would prove nothing.
     check(statements, &before, &all()?).context("without probes")?;
     run = run.map(symbol_map::file(&map)?).output("none");
-    let running = run.start()?;
+    let mut running = run.start()?;
     let attached = running.attached().to_owned();
     let during = all();
+    let said = running.stderr();
+    ensure!(running.alive(), "qprof ended by itself: {}", tail(&said));
     let done = running.stop()?;
     done.check_ok()?;
     check(statements, &before, &during?).with_context(|| attached.clone())?;

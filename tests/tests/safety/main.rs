@@ -4,6 +4,11 @@
 
 mod cycles;
 mod engines;
+mod hazards;
 mod hostile;
+mod keys;
+mod objects;
+mod processes;
 mod sites;
+mod tracers;
 mod unwinding;

@@ -66,6 +66,12 @@ fn a_checked_longjmp() -> Result<()> {
     leap("checked", &["one", "two", "three"], &["unwound"])
 }
 
+/// Out of a signal handler, whose stack is another than the one that is jumped to.
+#[test]
+fn a_jump_out_of_a_signal_handler() -> Result<()> {
+    leap("handler", &["one", "two", "three", "on_signal"], &["unwound", "inferred"])
+}
+
 /// Nobody is told of this one.
 #[test]
 fn a_context_that_is_set_anew() -> Result<()> {
@@ -107,7 +113,14 @@ fn recursion_100_000_deep() -> Result<()> {
             } else {
                 &["unwound", "inferred"]
             };
-            ensure!(true_ends.contains(&span.exit()?), "{} ended as {}", span.name, span.exit()?);
+            ensure!(
+                true_ends.contains(&span.exit()?),
+                "round {round}: {} ended as {} after {} ns of the trace's {}",
+                span.name,
+                span.exit()?,
+                span.end - trace.root()?.start,
+                trace.root()?.end - trace.root()?.start
+            );
         }
     }
     // How deep a tree may be is limited; what is beyond that is counted.

@@ -74,8 +74,12 @@ fn nothing(why: Nothing) -> Found {
 
 /// Plans with `all` the functions there are.
 fn plan_in(map: &SymbolMap, found: &[Found], all: &[Function]) -> Result<ProbePlan, PlanError> {
-    let object =
-        MappedObject { path: "/opt/server".into(), open_path: "/opt/server".into(), inode: (1, 2) };
+    let object = MappedObject {
+        path: "/opt/server".into(),
+        open_path: "/opt/server".into(),
+        inode: (1, 2),
+        file: (1, 2),
+    };
     let target = Target { pid: Pid(1), name: "server".to_owned(), objects: vec![object] };
     let lookup = |object: ObjectId, address: VirtAddr| {
         all.iter().find(|f| f.object == object && f.code.address == address).cloned()
