@@ -135,7 +135,9 @@ impl Bench<'_> {
                 Ok(taken)
             }
             Tracer::Bpftrace => {
-                let Some(_attached) = Bpftrace::start(&self.script(), pid, BPFTRACE_LIMIT)? else {
+                let Some(_attached) =
+                    Bpftrace::start(self.scratch.path(), &self.script(), pid, BPFTRACE_LIMIT)?
+                else {
                     bail!("bpftrace was not attached within {}", say::seconds(BPFTRACE_LIMIT));
                 };
                 self.take()

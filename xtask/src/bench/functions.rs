@@ -18,28 +18,39 @@ use crate::json::Json;
 
 /// Calls a query at most: beyond are helpers that nobody would draw as a span.
 const MOST_CALLS: u64 = 16;
-/// Smaller functions are no stages either.
-const LEAST_BYTES: u64 = 48;
+/// Queries for which calls are counted.
+const QUERIES: u32 = 10;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Stage,
+    Engine,
+    Called,
+    Idle,
+}
 
 /// A function of an object.
 #[derive(Debug, Clone)]
 pub(super) struct Function {
     pub(super) linkage: String,
+    name: String,
     offset: u64,
     size: u64,
 }
 
-/// The functions of one server that a query calls, those a map would name first at the front.
+/// Functions of one server in the order a map would name them: stages, what else of the engine a
+/// query calls, what else a query calls at all, and what it does not call.
 #[derive(Debug)]
 pub(super) struct Functions {
     pub(super) object: PathBuf,
-    pub(super) all: Vec<Function>,
+    all: Vec<Function>,
+    /// So many of the first are called by every query.
+    called: usize,
 }
 
 impl Functions {
-    /// Finds them in process `pid`, at least `least` if there are so many: what the built-in map
-    /// `map` names, then what matches the first of `patterns` that gives enough. `ask` has the
-    /// server answer so many queries.
+    /// Finds those of process `pid`. The stages are those of the built-in map `map`; the engine is
+    /// what is named `namespace…`; `ask` has the server answer so many queries.
     ///
     /// # Errors
     /// When qprof or the counting probe fails, or nothing is called.
@@ -48,53 +59,41 @@ impl Functions {
         counter: &Path,
         pid: u32,
         map: &str,
-        patterns: &[&str],
-        least: usize,
-        mut ask: impl FnMut(u32) -> Result<()>,
+        namespace: &str,
+        ask: impl FnOnce(u32) -> Result<()>,
     ) -> Result<Self> {
         let (object, stages) = stages(build, pid, map)?;
-        let mut found = Self { object, all: Vec::new() };
-        for pattern in patterns {
-            let candidates = candidates(build, &found.object, pattern)?;
-            found.all = found.called(counter, pid, &stages, candidates, &mut ask)?;
-            if found.all.len() >= least {
-                break;
-            }
-        }
-        if found.all.is_empty() {
-            bail!("a query calls none of the functions of {}", found.object.display());
-        }
-        Ok(found)
-    }
-
-    fn called(
-        &self,
-        counter: &Path,
-        pid: u32,
-        stages: &[u64],
-        candidates: Vec<Function>,
-        ask: &mut impl FnMut(u32) -> Result<()>,
-    ) -> Result<Vec<Function>> {
-        const QUERIES: u32 = 10;
+        let candidates = candidates(build, &object)?;
         let sites: Vec<_> =
-            candidates.iter().map(|function| (self.object.as_path(), function.offset)).collect();
+            candidates.iter().map(|function| (object.as_path(), function.offset)).collect();
         let counting = probe(counter, "count", pid, &sites)?;
         ask(QUERIES)?;
-        let counts = counting.end()?;
-        let mut called = Vec::new();
-        for (function, count) in candidates.into_iter().zip(&counts) {
+        let mut ranked = Vec::new();
+        for (function, count) in candidates.into_iter().zip(counting.end()?) {
             let count: u64 = count.parse().context("a count of the probe is no number")?;
-            let queries = u64::from(QUERIES);
-            if (queries..=queries * MOST_CALLS).contains(&count) {
-                let stage = stages
-                    .iter()
-                    .any(|at| (function.offset..function.offset + function.size).contains(at));
-                // Stages, then what is called seldom, then in the order of the object.
-                called.push(((!stage, count / queries, function.offset), function));
-            }
+            let calls = count / u64::from(QUERIES);
+            let body = function.offset..function.offset + function.size;
+            let rank = match calls {
+                1..=MOST_CALLS if stages.iter().any(|at| body.contains(at)) => Rank::Stage,
+                1..=MOST_CALLS if function.name.starts_with(namespace) => Rank::Engine,
+                1..=MOST_CALLS => Rank::Called,
+                0 => Rank::Idle,
+                _ => continue,
+            };
+            // What is called seldom first, then in the order of the object.
+            ranked.push(((rank, calls, function.offset), function));
         }
-        called.sort_by_key(|(key, _)| *key);
-        Ok(called.into_iter().map(|(_, function)| function).collect())
+        ranked.sort_by_key(|(key, _)| *key);
+        let called = ranked.iter().filter(|((rank, ..), _)| *rank != Rank::Idle).count();
+        if called == 0 {
+            bail!("a query calls none of the functions of {}", object.display());
+        }
+        Ok(Self { object, all: ranked.into_iter().map(|(_, function)| function).collect(), called })
+    }
+
+    /// How many of the first `count` are called by every query.
+    pub(super) fn called(&self, count: usize) -> usize {
+        count.min(self.called)
     }
 
     /// A map of the first `count` of them, all of them spans and roots.
@@ -142,13 +141,13 @@ fn stages(build: &Build, pid: u32, map: &str) -> Result<(PathBuf, Vec<u64>)> {
     Ok((object.context("`qprof check` planned no function")?.into(), offsets))
 }
 
-/// The functions of `object` that match, are not too small, and begin with `push`.
-fn candidates(build: &Build, object: &Path, pattern: &str) -> Result<Vec<Function>> {
+/// The functions of `object` that a map can name and that begin with `push`.
+fn candidates(build: &Build, object: &Path) -> Result<Vec<Function>> {
     let listing = stdout_of(
         Command::new(&build.program)
             .arg("symbols")
             .arg(object)
-            .args([pattern, "--json", "--limit", "1000000"]),
+            .args(["*", "--json", "--limit", "1000000"]),
     )?;
     let Json::List(functions) = Json::parse(&listing)? else {
         bail!("`qprof symbols` printed no list");
@@ -159,9 +158,8 @@ fn candidates(build: &Build, object: &Path, pattern: &str) -> Result<Vec<Functio
         .iter()
         .filter_map(function)
         .filter(|function| {
-            function.size >= LEAST_BYTES
-                // A clone such as `x.part.0` is no name that a map can give.
-                && !function.linkage.contains('.')
+            // A clone such as `x.part.0` is no name that a map can give.
+            !function.linkage.contains('.')
                 && usize::try_from(function.offset)
                     .ok()
                     .and_then(|at| code.get(at..))
@@ -175,7 +173,8 @@ fn function(symbol: &Json) -> Option<Function> {
     let offset = u64::from_str_radix(symbol.text("offset")?.strip_prefix("0x")?, 16).ok()?;
     let number = |key| whole(symbol, key).ok();
     (number("copies")? == 1).then_some(())?;
-    Some(Function { linkage: symbol.text("linkage")?.to_owned(), offset, size: number("size")? })
+    let text = |key| symbol.text(key).map(str::to_owned);
+    Some(Function { linkage: text("linkage")?, name: text("name")?, offset, size: number("size")? })
 }
 
 #[expect(clippy::cast_sign_loss, reason = "sizes and file offsets, exact below 2^53")]
@@ -203,7 +202,7 @@ mod tests {
     fn a_symbol_that_shares_its_name_is_left_out() {
         let symbol = |copies: u32| {
             let text = format!(
-                "{{\"linkage\": \"_Zf\", \"offset\": \"0x10\", \"size\": 64, \"copies\": {copies}}}"
+                "{{\"linkage\": \"_Zf\", \"name\": \"f\", \"offset\": \"0x10\", \"size\": 64, \"copies\": {copies}}}"
             );
             function(&Json::parse(&text).unwrap()).map(|function| function.offset)
         };

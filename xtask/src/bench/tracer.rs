@@ -177,18 +177,27 @@ impl Bpftrace {
     ///
     /// # Errors
     /// When it ends before.
-    pub(super) fn start(probes: &str, pid: u32, limit: Duration) -> Result<Option<Self>> {
+    pub(super) fn start(
+        scratch: &Path,
+        probes: &str,
+        pid: u32,
+        limit: Duration,
+    ) -> Result<Option<Self>> {
         // The interval's first turn comes when all probes are attached.
         let script = format!(
             "{probes} interval:ms:10 /@said == 0/ {{ @said = 1; printf(\"attached\\n\"); }}"
         );
+        // More probes than fit a command line.
+        let file = scratch.join("probes.bt");
+        fs::write(&file, script).with_context(|| format!("cannot write {}", file.display()))?;
         let started = Instant::now();
         let mut child = Guarded::start(
             "bpftrace",
             Command::new("bpftrace")
                 // Its default limit is lower than what is asked of it here.
                 .env("BPFTRACE_MAX_PROBES", "4096")
-                .args(["-B", "line", "-p", &pid.to_string(), "-e", &script])
+                .args(["-B", "line", "-p", &pid.to_string()])
+                .arg(&file)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null()),
         )?;
