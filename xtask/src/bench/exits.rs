@@ -29,8 +29,6 @@ const KINDS: [(&str, &str, bool); 4] = [
 /// Bursts, and calls a burst: to learn the return addresses, and to measure.
 const WARM: &str = "10 500";
 const MEASURE: &str = "40 500";
-/// How long what was learned may take to be used.
-const SETTLE: Duration = Duration::from_millis(500);
 const BPFTRACE_LIMIT: Duration = Duration::from_secs(60);
 
 const MOST_OF_PAIR: f64 = 1.5;
@@ -110,10 +108,10 @@ impl Bench<'_> {
     fn measure(&mut self, tracer: Tracer, landed: &mut Vec<f64>) -> Result<[f64; KINDS.len()]> {
         let pid = self.calls.pid();
         match tracer {
-            Tracer::Off => self.take(),
+            Tracer::Off => self.take(tracer),
             Tracer::Qprof | Tracer::Ret => {
                 let run = Run::start(self.build, tracer, pid, self.map, self.scratch.path(), &[])?;
-                let taken = self.take()?;
+                let taken = self.take(tracer)?;
                 let outcome = run.finish()?;
                 if outcome.lost > 0.0 {
                     bail!("qprof lost {} events, so its cost is not comparable", outcome.lost);
@@ -126,7 +124,7 @@ impl Bench<'_> {
             Tracer::Pair => {
                 let sites: Vec<_> = self.offsets.iter().map(|&at| (self.target, at)).collect();
                 let rival = probe(self.rival, "pair", pid, &sites)?;
-                let taken = self.take()?;
+                let taken = self.take(tracer)?;
                 let said = rival.end()?;
                 let outcome = Json::parse(said.first().context("the probe printed nothing")?)?;
                 if outcome.number("lost")? > 0.0 {
@@ -140,7 +138,7 @@ impl Bench<'_> {
                 else {
                     bail!("bpftrace was not attached within {}", say::seconds(BPFTRACE_LIMIT));
                 };
-                self.take()
+                self.take(tracer)
             }
         }
     }
@@ -160,9 +158,9 @@ impl Bench<'_> {
         )
     }
 
-    fn take(&mut self) -> Result<[f64; KINDS.len()]> {
+    fn take(&mut self, tracer: Tracer) -> Result<[f64; KINDS.len()]> {
         self.calls.ask(WARM)?;
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(tracer.settling());
         let answer = Json::parse(&self.calls.ask(MEASURE)?)?;
         let mut taken = [0.0; KINDS.len()];
         for (slot, (kind, ..)) in taken.iter_mut().zip(KINDS) {
@@ -216,8 +214,10 @@ fn section(build: &Build, taken: &[(Tracer, Rounds)], landed: f64) -> (Section, 
     }
     numbers.push(("landed_share".to_owned(), landed));
     let notes = if build.lands {
-        let mut notes =
-            vec![format!("{:.1} % of Qprof's frames ended by a landing.", landed * 100.0)];
+        let mut notes = vec![format!(
+            "{:.1} % of Qprof's frames ended by a landing, those before it stood included.",
+            landed * 100.0
+        )];
         notes.extend(goals.iter().map(Goal::line));
         notes
     } else {

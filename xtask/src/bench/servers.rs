@@ -24,7 +24,6 @@ const ROWS: u32 = 20_000;
 /// Queries before something is measured, so that return addresses are learned, and then.
 const WARM: u32 = 20;
 const QUERIES: u32 = 100;
-const SETTLE: Duration = Duration::from_millis(500);
 /// What bpftrace is given to attach.
 const BPFTRACE_LIMIT: Duration = Duration::from_secs(30);
 
@@ -128,10 +127,10 @@ fn start_duckdb(context: &Context, _venv: &MilvusVenv, engines: &Path) -> Result
 
 impl Server {
     /// CPU milliseconds of the server for a query.
-    fn measure(&mut self) -> Result<f64> {
+    fn measure(&mut self, tracer: Tracer) -> Result<f64> {
         sys::check_stop()?;
         self.client.ask(&WARM.to_string())?;
-        std::thread::sleep(SETTLE);
+        std::thread::sleep(tracer.settling());
         let before = sys::cpu_time(self.pid)?;
         self.client.ask(&QUERIES.to_string())?;
         let used = sys::cpu_time(self.pid)?.saturating_sub(before);
@@ -173,14 +172,14 @@ impl Bench<'_> {
                     server.name, self.rounds
                 ),
             );
-            let base = server.measure()?;
+            let base = server.measure(Tracer::Off)?;
             off.push(base);
             for &tracer in self.build.variants() {
                 let cost = if tracer == Tracer::Qprof { &mut qprof } else { &mut ret };
                 let words = ["--max-functions", "4096"];
                 let scratch = self.scratch.path();
                 let run = Run::start(self.build, tracer, server.pid, &map, scratch, &words)?;
-                let taken = server.measure()?;
+                let taken = server.measure(tracer)?;
                 let outcome = run.finish()?;
                 cost.ms.push(taken);
                 cost.ratios.push(taken / base);
@@ -220,16 +219,18 @@ impl Bench<'_> {
             .iter()
             .map(|function| format!("uprobe:{object}:{}", function.linkage))
             .collect();
-        let before = server.measure()?;
+        let before = server.measure(Tracer::Off)?;
         let script = format!("{} {{ @at[tid] = nsecs; }}", probes.join(", "));
         let Some(attached) =
             Bpftrace::start(self.scratch.path(), &script, server.pid, BPFTRACE_LIMIT)?
         else {
             return Ok(None);
         };
-        let ms = (0..self.rounds).map(|_| server.measure()).collect::<Result<Vec<_>>>()?;
+        let ms = (0..self.rounds)
+            .map(|_| server.measure(Tracer::Bpftrace))
+            .collect::<Result<Vec<_>>>()?;
         drop(attached);
-        let base = f64::midpoint(before, server.measure()?);
+        let base = f64::midpoint(before, server.measure(Tracer::Off)?);
         let ratios = ms.iter().map(|ms| ms / base).collect();
         Ok(Some(Cost { ms, ratios, ..Cost::default() }))
     }

@@ -50,6 +50,17 @@ pub(super) struct Outcome {
     pub(super) detach: Duration,
 }
 
+impl Tracer {
+    /// How long what it learned of a target may take to be used. Qprof keeps a function's `ret`
+    /// sites for a second after the last call it saw without a landing.
+    pub(super) const fn settling(self) -> Duration {
+        match self {
+            Self::Qprof => Duration::from_millis(2500),
+            Self::Off | Self::Ret | Self::Pair | Self::Bpftrace => Duration::from_millis(200),
+        }
+    }
+}
+
 impl Build {
     /// Finds out what `program` can.
     pub(super) fn of(program: PathBuf) -> Self {
