@@ -66,12 +66,14 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     for name in BENCHES {
         if asked.is_empty() || asked.iter().any(|asked| asked == name) {
             sys::check_stop()?;
+            let before = results.sections.len();
             results.take(name, context, &toolchain, &qprof, runs)?;
+            // At once: whoever stops a later bench keeps this one.
+            for section in results.sections.iter().skip(before) {
+                section.write(&dir)?;
+                say::out(&section.table());
+            }
         }
-    }
-    for section in &results.sections {
-        section.write(&dir)?;
-        say::out(&section.table());
     }
     // The tables are of one run on one machine, or they could not be compared.
     if asked.is_empty() && !keep_docs {

@@ -25,7 +25,7 @@ const ROWS: u32 = 20_000;
 const WARM: u32 = 20;
 const QUERIES: u32 = 100;
 /// What bpftrace is given to attach.
-const BPFTRACE_LIMIT: Duration = Duration::from_secs(30);
+const BPFTRACE_LIMIT: Duration = Duration::from_secs(20);
 
 /// A server under test and who asks it.
 struct Server {
