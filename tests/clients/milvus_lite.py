@@ -9,6 +9,10 @@ Every verb takes the server's address first and prints one JSON object on stdout
     ADDR malformed NAME COUNT [--threads N]
     ADDR crud NAME
     ADDR load NAME --seconds S [--threads N] [--malformed-every N]
+    ADDR on-demand NAME --rest S
+
+The last one is told on stdin how many searches to make, a line each, and says after each line that
+they are done.
 
 A server holds its growing rows in chunks of 32,768, so 100,000 rows are searched in four
 brute-force passes and 20,000 rows in one.
@@ -272,6 +276,20 @@ def load(args):
     return answer
 
 
+def on_demand(args):
+    collection = open_collection(args.address, args.name, "default")
+    request = searcher(collection, numpy.random.default_rng(11), 1, 10, None)
+    print("ready", flush=True)
+    made = 0
+    for line in sys.stdin:
+        for _ in range(int(line)):
+            request()
+            made += 1
+            time.sleep(args.rest)
+        print("done", flush=True)
+    return {"sent": made}
+
+
 def crud(args):
     collection = open_collection(args.address, args.name, "default")
     generator = numpy.random.default_rng(3)
@@ -321,6 +339,7 @@ def parse():
     sub.add_argument("--seconds", type=float, required=True)
     sub.add_argument("--threads", type=int, default=4)
     sub.add_argument("--malformed-every", type=int, default=0)
+    verb("on-demand", on_demand, "name").add_argument("--rest", type=float, default=0)
     return parser.parse_args()
 
 

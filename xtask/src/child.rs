@@ -12,6 +12,8 @@ use crate::sys::{self, Signal};
 
 /// How often a wait looks again.
 pub(crate) const TICK: Duration = Duration::from_millis(50);
+/// The same while something is ending: how long that takes is measured.
+const END_TICK: Duration = Duration::from_millis(2);
 
 /// A started program in a process group of its own, so that Ctrl-C reaches us first and we end
 /// it in order. Dropping it kills the whole group.
@@ -108,7 +110,7 @@ impl Guarded {
                 self.kill();
                 return Ok(None);
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(END_TICK);
         }
         Ok(self.ended)
     }

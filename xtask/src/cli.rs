@@ -61,8 +61,9 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "bench",
-        usage: "[--runs N] [--no-docs]",
-        does: "Measure against a rival and rewrite the tables of docs/benchmarks.md; needs root",
+        usage: "[exits|servers|attach|stall|loss|stitch...] [--runs N] [--no-docs]",
+        does: "Measure against rivals; all benches rewrite the tables of docs/benchmarks.md; \
+               needs root",
         run: bench::run,
     },
     Verb {

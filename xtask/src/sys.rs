@@ -1,10 +1,11 @@
-//! The four C library calls that `std` does not offer, and the only `unsafe` code here.
+//! The five C library calls that `std` does not offer, and the only `unsafe` code here.
 //! `std` links the C library on Linux anyway, so no crate is needed for them.
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long};
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 
@@ -25,11 +26,21 @@ const SIG_DFL: usize = 0;
 const SIG_ERR: usize = usize::MAX;
 const LOCK_EX: c_int = 2;
 const LOCK_NB: c_int = 4;
+/// `CPUCLOCK_SCHED` of include/linux/posix-timers.h: time as the scheduler accounts it.
+const CPUCLOCK_SCHED: c_int = 2;
 
 unsafe extern "C" {
     fn signal(signum: c_int, handler: usize) -> usize;
     fn kill(pid: c_int, signum: c_int) -> c_int;
     fn flock(fd: c_int, operation: c_int) -> c_int;
+    fn clock_gettime(clock: c_int, time: *mut TimeSpec) -> c_int;
+}
+
+/// `struct timespec` of 64-bit Linux.
+#[repr(C)]
+struct TimeSpec {
+    seconds: c_long,
+    nanoseconds: c_long,
 }
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -98,7 +109,7 @@ pub(crate) fn lock(file: &File) -> Result<()> {
         if try_lock(file)? {
             return Ok(());
         }
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 
@@ -112,4 +123,34 @@ fn flock_checked(file: &File, operation: c_int) -> Result<bool> {
         return Ok(false);
     }
     Err(error).context("flock(2) failed")
+}
+
+/// The CPU time that all threads of process `pid` have used, those that ended included. Exact,
+/// where `/proc/PID/stat` counts in hundredths of a second.
+///
+/// # Errors
+/// When there is no such process.
+pub(crate) fn cpu_time(pid: u32) -> Result<Duration> {
+    let number = c_int::try_from(pid).context("not a process id")?;
+    // What clock_getcpuclockid(3) makes of a process id.
+    let clock = (!number << 3) | CPUCLOCK_SCHED;
+    let mut time = TimeSpec { seconds: 0, nanoseconds: 0 };
+    // SAFETY: clock_gettime(2) writes one timespec, and `time` is one.
+    if unsafe { clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error())
+            .with_context(|| format!("the CPU time of process {pid} cannot be read"));
+    }
+    Ok(Duration::new(u64::try_from(time.seconds)?, u32::try_from(time.nanoseconds)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_cpu_time_grows() {
+        let before = cpu_time(std::process::id()).unwrap();
+        while cpu_time(std::process::id()).unwrap() == before {}
+        assert!(cpu_time(u32::MAX).is_err());
+    }
 }

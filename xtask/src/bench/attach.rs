@@ -161,7 +161,7 @@ fn run_bpftrace(script: &str, pid: u32) -> Result<Run> {
 }
 
 /// The most memory a process had at once so far (proc(5): `VmHWM`).
-fn peak_kib(pid: u32) -> Result<f64> {
+pub(super) fn peak_kib(pid: u32) -> Result<f64> {
     let path = format!("/proc/{pid}/status");
     let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
     status
@@ -218,6 +218,7 @@ fn attach_section(functions: usize, ours: &[Run], rivals: &[Run]) -> Section {
             ("bpftrace_s".to_owned(), theirs),
             ("ratio".to_owned(), theirs / mine),
         ],
+        notes: Vec::new(),
     }
 }
 
@@ -242,6 +243,7 @@ fn memory_section(ours: &[Run], rivals: &[Run], loaded: f64) -> Section {
             ("bpftrace_attached_kib".to_owned(), theirs),
             ("ratio".to_owned(), theirs / mine),
         ],
+        notes: Vec::new(),
     }
 }
 

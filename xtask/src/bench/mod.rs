@@ -1,59 +1,131 @@
 //! `bench`: what Qprof costs, against a named rival in the same run where there is one.
 //!
 //! Absolute times belong to a machine; the ratios are the message. Each section is written to
-//! `target/bench/NAME.json`, and all of them as tables into `docs/benchmarks.md`.
+//! `target/bench/NAME.json`, and after a run of all benches as tables into `docs/benchmarks.md`.
 
 mod attach;
+mod exits;
+mod functions;
+mod goal;
 mod loss;
 mod report;
+mod servers;
+mod stall;
 mod stitch;
+mod talker;
+mod tracer;
 
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
 
+use self::report::Section;
+use self::tracer::Build;
 use crate::args::{Args, Usage};
 use crate::cli::Context;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
-use crate::venv::MilvusVenv;
+use crate::venv::{ENGINES, MilvusVenv};
 use crate::{build, say, sys};
 
-const DEFAULT_RUNS: usize = 7;
+/// Rounds of the short benches.
+const DEFAULT_RUNS: usize = 5;
+
+/// What can be asked for, in the order it is taken and shown.
+const BENCHES: [&str; 6] = ["exits", "servers", "attach", "stall", "loss", "stitch"];
+
+/// What the benches gave.
+#[derive(Default)]
+struct Results {
+    sections: Vec<Section>,
+    /// Why the whole fails.
+    failures: Vec<String>,
+}
 
 pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     let runs = args.value("--runs")?.unwrap_or(DEFAULT_RUNS);
     let keep_docs = args.flag("--no-docs");
+    let asked = args.plain();
     args.finish()?;
     if runs == 0 {
         return Err(anyhow!(Usage("--runs must be at least 1".to_owned())));
     }
+    if let Some(other) = asked.iter().find(|name| !BENCHES.contains(&name.as_str())) {
+        return Err(anyhow!(Usage(format!(
+            "no bench `{other}`: there are {}",
+            BENCHES.join(", ")
+        ))));
+    }
     host::require_root("attaching to a process", "cargo xtask bench")?;
     host::ensure(&context.cache, &[Need::Compilers, Need::Binutils, Need::Bpftrace])?;
     let toolchain = Toolchain::ensure(&context.cache, &context.root)?;
-    let venv = MilvusVenv::ensure(&context.cache)?;
-    let qprof = build::release(context, &toolchain)?;
+    let qprof = Build::of(build::release(context, &toolchain)?);
     let dir = report::directory(&context.root)?;
 
-    let mut sections = Vec::new();
-    sections.extend(attach::run(context, &venv, &qprof, runs)?);
-    sys::check_stop()?;
-    sections.push(stitch::run(&toolchain)?);
-    sys::check_stop()?;
-    let (section, lost) = loss::run(context, &qprof)?;
-    sections.push(section);
-
-    for section in &sections {
-        section.write(&dir)?;
-        say::out(&section.table());
+    let mut results = Results::default();
+    for name in BENCHES {
+        if asked.is_empty() || asked.iter().any(|asked| asked == name) {
+            sys::check_stop()?;
+            let before = results.sections.len();
+            results.take(name, context, &toolchain, &qprof, runs)?;
+            // At once: whoever stops a later bench keeps this one.
+            for section in results.sections.iter().skip(before) {
+                section.write(&dir)?;
+                say::out(&section.table());
+            }
+        }
     }
-    if !keep_docs {
-        report::rewrite(&context.root.join("docs/benchmarks.md"), &sections)?;
+    // The tables are of one run on one machine, or they could not be compared.
+    if asked.is_empty() && !keep_docs {
+        report::rewrite(&context.root.join("docs/benchmarks.md"), &results.sections)?;
     }
-    if lost {
-        bail!("spans were lost at the rate that the default ring must carry");
+    if !results.failures.is_empty() {
+        bail!("{}", results.failures.join("\n"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+impl Results {
+    fn take(
+        &mut self,
+        name: &str,
+        context: &Context,
+        toolchain: &Toolchain,
+        qprof: &Build,
+        runs: usize,
+    ) -> Result<()> {
+        // Servers and bpftrace take long to start.
+        let few = runs.div_ceil(2);
+        match name {
+            "exits" => self.with_goals(exits::run(context, qprof, runs)?),
+            "servers" => {
+                let milvus = MilvusVenv::ensure(&context.cache)?;
+                let engines = ENGINES.ensure(&context.cache)?;
+                self.sections.push(servers::run(context, &milvus, &engines, qprof, few)?);
+            }
+            "attach" => {
+                let venv = MilvusVenv::ensure(&context.cache)?;
+                self.sections.extend(attach::run(context, &venv, &qprof.program, few)?);
+            }
+            "stall" => self.with_goals(stall::run(context, qprof, runs)?),
+            "loss" => {
+                let (sections, lost) = loss::run(context, qprof)?;
+                self.sections.extend(sections);
+                if lost {
+                    self.failures.push(
+                        "spans were lost at the rate that the default ring must carry".to_owned(),
+                    );
+                }
+            }
+            _ => self.sections.push(stitch::run(toolchain)?),
+        }
+        Ok(())
+    }
+
+    fn with_goals(&mut self, (section, goals): (Section, Vec<goal::Goal>)) {
+        self.sections.push(section);
+        self.failures.extend(goals.iter().filter_map(goal::Goal::failure));
+    }
 }
 
 /// The middle of the sorted values; of two middles the mean.

@@ -22,6 +22,8 @@ pub(super) struct Section {
     pub(super) rows: Vec<Vec<String>>,
     /// The numbers behind the rows, as the members of a JSON object.
     pub(super) numbers: Vec<(String, f64)>,
+    /// Sentences below the table.
+    pub(super) notes: Vec<String>,
 }
 
 impl Section {
@@ -36,6 +38,9 @@ impl Section {
         line(&mut text, &vec!["---".to_owned(); head.len()]);
         for row in &self.rows {
             line(&mut text, row);
+        }
+        for note in &self.notes {
+            let _ = write!(text, "\n{note}\n");
         }
         text
     }
@@ -125,6 +130,7 @@ mod tests {
             columns: vec!["who", "time"],
             rows: vec![vec!["qprof".to_owned(), "0.3 s".to_owned()]],
             numbers: vec![("qprof_s".to_owned(), 0.25), ("ratio".to_owned(), f64::INFINITY)],
+            notes: vec!["A note.".to_owned()],
         }
     }
 
@@ -133,7 +139,7 @@ mod tests {
         let old = format!("# Title\n\n{BEGIN}\nold\n{END}\n\nProse.\n");
         let new = between_marks(&old, &section().table()).unwrap();
         assert!(new.starts_with("# Title\n\n") && new.ends_with(&format!("{END}\n\nProse.\n")));
-        assert!(new.contains("| qprof | 0.3 s |") && !new.contains("old"));
+        assert!(new.contains("| qprof | 0.3 s |\n\nA note.\n") && !new.contains("old"));
         assert_eq!(between_marks(&new, &section().table()).unwrap(), new);
         assert!(between_marks("no marks", "").is_err());
     }

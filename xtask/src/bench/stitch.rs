@@ -48,6 +48,7 @@ fn section(printed: &str) -> Result<Section> {
         columns: vec!["lanes", "spans a second", "ratio to the first row"],
         rows: rows.collect(),
         numbers: numbers.collect(),
+        notes: Vec::new(),
     })
 }
 
