@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use profiler_tests::environment::{alone, can_probe, soak};
 use profiler_tests::fixture::{Fixture, build};
 use profiler_tests::process;
@@ -40,17 +40,21 @@ fn nothing_changes_around_any_kind_of_site() -> Result<()> {
     }
     let _alone = alone();
     let (binary, names) = sites()?;
-    let mut fixture = Fixture::start(&binary, &[&soak(8_000).to_string(), "2"])?;
-    let run = Run::on(fixture.pid())?.map(map(&names)?).output("none").start()?;
-    let worked = fixture.work();
-    let said = fixture.stdout();
-    worked.map_err(|error| error.context(said.clone()))?;
-    ensure!(said.contains(" 0 differences"), "probed, it is another program: {said}");
-    let done = run.stop()?;
-    done.check_ok()?;
-    let roots = done.summary.number(&["traces"])?;
-    ensure!(roots > u64::from(soak(8_000)), "nothing was probed: {}", done.summary.0);
-    ensure!(fixture.finish()?.code == Some(0));
+    let map = map(&names)?;
+    let rounds: u32 = 800;
+    for _ in 0..soak(10) {
+        let mut fixture = Fixture::start(&binary, &[&rounds.to_string(), "2"])?;
+        let run = Run::on(fixture.pid())?.map(&map).output("none").start()?;
+        let worked = fixture.work();
+        let said = fixture.stdout();
+        worked.with_context(|| said.clone())?;
+        ensure!(said.contains(" 0 differences"), "probed, it is another program: {said}");
+        let done = run.stop()?;
+        done.check_ok()?;
+        let roots = done.summary.number(&["traces"])?;
+        ensure!(roots > u64::from(rounds), "nothing was probed: {}", done.summary.0);
+        ensure!(fixture.finish()?.code == Some(0));
+    }
     Ok(())
 }
 
