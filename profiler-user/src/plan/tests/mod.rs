@@ -6,6 +6,7 @@ mod fixtures;
 mod functions;
 mod landing;
 mod random;
+mod snapshot;
 
 use std::sync::Arc;
 
