@@ -96,6 +96,14 @@ impl SymbolSet {
         Self { root: "/".into(), objects: vec![object], whole: true }
     }
 
+    /// Whether an object is read as far as anybody asked for it: one that vanished before is not.
+    #[must_use]
+    pub fn is_there(&self, id: ObjectId) -> bool {
+        let object = self.objects.get(usize::from(id.0));
+        let loaded = object.and_then(|object| object.loaded.get());
+        !loaded.is_some_and(|loaded| loaded.as_ref().is_err_and(SymbolError::is_gone))
+    }
+
     /// The path of an object, as the target sees it.
     #[must_use]
     pub fn path(&self, id: ObjectId) -> Option<&Path> {
