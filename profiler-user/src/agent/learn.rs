@@ -215,7 +215,12 @@ impl Reader {
                 return None;
             }
             let objects = vec![object.clone()];
-            let symbols = SymbolSet::of_additions(&Target { pid, name: String::new(), objects });
+            let symbols = SymbolSet::of_additions(&Target {
+                pid,
+                name: String::new(),
+                objects,
+                passed_over: Vec::new(),
+            });
             self.objects.insert(inode, (Arc::new(object), symbols));
         }
         self.objects.get(&inode)
