@@ -102,7 +102,7 @@ impl Left {
         let (begin, end) = (at(span.start), at(span.end));
         let thread = span.thread().unwrap_or(0);
         let on_thread = self.by_thread.get(&thread).into_iter().flatten();
-        let around = on_thread.filter(|seen| seen.at.abs_diff(end) < 2_000_000);
+        let around = on_thread.filter(|seen| seen.at.abs_diff(end) < 5_000_000);
         let around: Vec<String> = around
             .map(|seen| format!("{} {:+} ns", seen.kind, i128::from(seen.at) - i128::from(end)))
             .collect();
@@ -112,8 +112,8 @@ impl Left {
 }
 
 /// The calls of traces that did not return. Of all others the ends were seen, and none is later than
-/// that of the call it was made by.
-pub(crate) fn not_returned(traces: &[Trace]) -> Result<Vec<&Span>> {
+/// that of the call it was made by; but of those on threads that `may_end` unseen.
+pub(crate) fn not_returned(traces: &[Trace], may_end: impl Fn(u32) -> bool) -> Result<Vec<&Span>> {
     let mut left = Vec::new();
     for trace in traces {
         trace.check_parents()?;
@@ -121,6 +121,9 @@ pub(crate) fn not_returned(traces: &[Trace]) -> Result<Vec<&Span>> {
             // Waits are no calls.
             if span.tags.contains_key("code.function.name") && !span.returned()? {
                 let exit = span.exit()?;
+                if exit == "inferred" && may_end(span.thread()?) {
+                    continue;
+                }
                 ensure!(exit == "unwound", "{} is {exit}: {}", span.name, trace.outline());
                 left.push(span);
             }
