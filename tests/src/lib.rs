@@ -5,6 +5,7 @@
 //! outlives it: every process dies with the test binary, and what it wrote lies under
 //! `target/qprof-tests` until the next run, to be looked at after a failure.
 
+pub mod bpftrace;
 pub mod duckdb;
 pub mod engine;
 pub mod environment;

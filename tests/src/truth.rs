@@ -142,6 +142,29 @@ impl Truth {
         Ok(())
     }
 
+    /// How the spans end: calls that returned as seen to return, all others as `unwound`.
+    ///
+    /// # Errors
+    /// How many do not, and the first of them.
+    pub fn check_ends(&self, traces: &[Trace]) -> Result<()> {
+        let spans: BTreeMap<&str, &Span> = traces
+            .iter()
+            .flat_map(|trace| &trace.spans)
+            .map(|span| (span.id.as_str(), span))
+            .collect();
+        let mut wrong = Vec::new();
+        for (id, span) in self.matched(&spans, Leave::default())? {
+            let call = &self.calls[&id];
+            let expected = if call.end.is_some() { "returned" } else { "unwound" };
+            if span.ended()? != expected {
+                wrong.push(format!("{} (call {id}) {expected}, told: {}", call.name, span.exit()?));
+            }
+        }
+        let all = self.calls.len();
+        ensure!(wrong.is_empty(), "{} of {all} calls ended otherwise: {}", wrong.len(), wrong[0]);
+        Ok(())
+    }
+
     /// The span of each call. On one thread the calls of one function begin one after the other,
     /// and so do their spans: the first belongs to the first.
     fn matched<'a>(

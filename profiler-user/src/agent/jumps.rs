@@ -30,6 +30,9 @@ pub(super) struct Jumps {
     guards: FxHashMap<Pid, Option<u64>>,
     /// The mappings that jumps were seen in.
     stacks: FxHashMap<Pid, Vec<(u64, u64)>>,
+    /// Who has forked whom: a process may be gone before it is known that it jumped, and what it has
+    /// of its parent its parent still has.
+    parents: FxHashMap<Pid, Pid>,
 }
 
 impl Jumps {
@@ -48,10 +51,22 @@ impl Jumps {
         Event { body: EventBody::Unwound { frame, below: FrameAddr(below) }, ..*event }
     }
 
+    /// A process has a child, which has its guard and its stacks.
+    pub(super) fn forked(&mut self, parent: Pid, child: Pid) {
+        self.forget(child);
+        let guard = self.guard(parent);
+        self.guards.insert(child, guard);
+        if self.parents.len() >= REMEMBERED {
+            self.parents.clear();
+        }
+        self.parents.insert(child, parent);
+    }
+
     /// A process has become another program, or its number another process's.
     pub(super) fn forget(&mut self, pid: Pid) {
         self.guards.remove(&pid);
         self.stacks.remove(&pid);
+        self.parents.remove(&pid);
     }
 
     /// The mapping a call's stack lies in.
@@ -64,7 +79,9 @@ impl Jumps {
         if let Some(stack) = known.iter().find(around) {
             return Some(*stack);
         }
-        let stack = mapping_around(pid, slot.0)?;
+        let parent = self.parents.get(&pid);
+        let of_parent = || mapping_around(*parent?, slot.0);
+        let stack = mapping_around(pid, slot.0).or_else(of_parent)?;
         if known.len() >= STACKS {
             known.clear();
         }
@@ -118,6 +135,22 @@ mod tests {
             let body = jumps.landing(&jump(slot, word)).body;
             assert_eq!(body, EventBody::Unwound { frame: FrameAddr(slot), below: FrameAddr(to) });
         }
+    }
+
+    #[test]
+    fn a_child_that_is_gone_jumped_as_its_parent_would() {
+        let here = 0_u64;
+        let slot = std::ptr::from_ref(&here).addr() as u64;
+        let (to, own) = (slot + 0x40, Pid(std::process::id()));
+        let guard = random_word(own, GUARD).unwrap();
+        let gone = Pid(u32::MAX - 1);
+        let mut event = jump(slot, (to ^ guard).rotate_left(ROTATED));
+        event.lane = Lane::Thread(gone, Tid(gone.0));
+        let mut jumps = Jumps::default();
+        assert_eq!(jumps.landing(&event), event);
+        jumps.forked(own, gone);
+        let body = jumps.landing(&event).body;
+        assert_eq!(body, EventBody::Unwound { frame: FrameAddr(slot), below: FrameAddr(to) });
     }
 
     #[test]

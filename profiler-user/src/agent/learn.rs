@@ -155,7 +155,9 @@ fn moved(recheck: Recheck) -> News {
 /// What has been read for the questions so far.
 struct Reader {
     forms: KernelForms,
-    maps: FxHashMap<Pid, CodeMap>,
+    /// By address space: a process that has been forked may have ended before it is asked about, and
+    /// what it had mapped others still have.
+    maps: FxHashMap<u64, CodeMap>,
     objects: FxHashMap<Inode, (Arc<MappedObject>, SymbolSet)>,
 }
 
@@ -166,10 +168,11 @@ impl Reader {
 
     fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
         let (address, pid, forms) = (question.address, question.pid, self.forms);
+        let space = question.space;
         // The byte before it: the call may be the last instruction of a mapping.
         let last = address.0.checked_sub(1).ok_or(Unknown::NoFile)?;
-        let code = self.place(pid, last).ok_or(Unknown::NoFile)?;
-        let (object, symbols) = self.object(pid, last, code.inode).ok_or(Unknown::NoCode)?;
+        let code = self.place(space, pid, last).ok_or(Unknown::NoFile)?;
+        let (object, symbols) = self.object(space, last, code.inode).ok_or(Unknown::NoCode)?;
         let id = ObjectId(0);
         let call = symbols.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
         let function = symbols.containing(id, call).ok_or(Unknown::NoFunction)?;
@@ -192,25 +195,26 @@ impl Reader {
         Ok(Learned { object: Arc::clone(object), code, plan, for_value })
     }
 
-    fn place(&mut self, pid: Pid, address: u64) -> Option<MappedCode> {
-        if let Some(place) = self.maps.get(&pid).and_then(|map| map.at(address)) {
+    fn place(&mut self, space: u64, pid: Pid, address: u64) -> Option<MappedCode> {
+        if let Some(place) = self.maps.get(&space).and_then(|map| map.at(address)) {
             return Some(place);
         }
         // It may have been mapped since.
         let map = CodeMap::read(pid).ok()?;
         let place = map.at(address);
-        self.maps.insert(pid, map);
+        self.maps.insert(space, map);
         place
     }
 
     fn object(
         &mut self,
-        pid: Pid,
+        space: u64,
         address: u64,
         inode: Inode,
     ) -> Option<&(Arc<MappedObject>, SymbolSet)> {
         if !self.objects.contains_key(&inode) {
-            let object = self.maps.get(&pid)?.object(address)?;
+            let map = self.maps.get(&space)?;
+            let (pid, object) = (map.pid(), map.object(address)?);
             if object.inode != inode {
                 return None;
             }

@@ -364,7 +364,6 @@ impl Live {
     fn take_in(&mut self, change: Change) {
         match change {
             Change::Forked { parent, child } => {
-                self.jumps.forget(child);
                 self.new.push(child);
                 self.fleet.forked(parent, child);
             }

@@ -38,13 +38,16 @@ impl Pipeline {
     pub(super) fn event(
         &mut self,
         raw: &[u8],
-        jumps: Option<&mut Jumps>,
+        mut jumps: Option<&mut Jumps>,
         record: impl FnOnce(&[u8]),
         see: impl FnOnce(&Event),
     ) -> Option<Change> {
         match reader::decode(raw) {
             Ok(mut event) => {
                 let watches = self.watches(&event);
+                if let (Some(jumps), EventBody::Fork { child }) = (&mut jumps, event.body) {
+                    jumps.forked(event.lane.pid(), child);
+                }
                 match jumps.filter(|_| watches == Some(Watches::Jumping)) {
                     Some(jumps) => {
                         event = jumps.landing(&event);

@@ -34,6 +34,12 @@ impl CodeMap {
         Ok(Self { pid, mappings: maps::executable(&text).collect() })
     }
 
+    /// The process.
+    #[must_use]
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The place of an address; none if no file is mapped there executable.
     #[must_use]
     pub fn at(&self, address: u64) -> Option<MappedCode> {

@@ -3,12 +3,11 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use profiler_tests::bpftrace::Bpftrace;
 use profiler_tests::environment::{can_probe, scratch};
 use profiler_tests::fixture::{Fixture, build};
-use profiler_tests::process::Process;
 use profiler_tests::qprof::Run;
 use profiler_tests::symbol_map;
 use profiler_tests::timeout::{PATIENCE, until};
@@ -17,8 +16,8 @@ use profiler_tests::truth::{Leave, Truth};
 
 /// bpftrace, with return probes on functions of a process; and entry probes, which are optimised
 /// by other rules when there are return probes.
-fn return_probes(pid: u32, binary: &Path, functions: &[&str]) -> Result<Process> {
-    let mut script = "BEGIN { printf(\"begun\\n\"); }".to_owned();
+fn return_probes(pid: u32, binary: &Path, functions: &[&str]) -> Result<Bpftrace> {
+    let mut script = String::new();
     let returned = "@out++; if (@out == 1) { printf(\"out\\n\"); }";
     for function in functions {
         let place = format!("{}:{function}", binary.display());
@@ -26,16 +25,7 @@ fn return_probes(pid: u32, binary: &Path, functions: &[&str]) -> Result<Process>
         let _ = write!(script, " uprobe:{place} {{ @in = count(); }}");
         let _ = write!(script, " uretprobe:{place} {{ {returned} }}");
     }
-    let mut command = Command::new("bpftrace");
-    command.args(["-p", &pid.to_string(), "-e", &script]);
-    let mut bpftrace = Process::spawn("bpftrace", command)
-        .context("bpftrace is not installed: run `cargo xtask setup host`")?;
-    until(PATIENCE, "bpftrace to attach", || {
-        // Its first line comes when its probes are there.
-        ensure!(bpftrace.alive(), "bpftrace ended: {}", bpftrace.stderr());
-        Ok(bpftrace.stdout().contains("begun").then_some(()))
-    })?;
-    Ok(bpftrace)
+    Bpftrace::start(Some(pid), &script)
 }
 
 #[test]

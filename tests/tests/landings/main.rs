@@ -1,5 +1,10 @@
 //! Calls end where they come back: on real servers, exactly, from the first query on.
 
+mod exceptions;
+mod joins;
+mod jumps;
+mod left;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::thread::sleep;
