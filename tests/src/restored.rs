@@ -74,15 +74,10 @@ impl Leaks {
     /// # Errors
     /// When something is left.
     pub fn until_restored(self, pid: u32, again: impl FnOnce() -> Result<()>) -> Result<()> {
-        let Err(left) =
-            until(SHORT, "the code to be restored", || Ok(altered(pid)?.is_empty().then_some(())))
-        else {
-            return until_restored(pid);
-        };
-        if Self::so_far()?.0 > self.0 {
+        let restored =
+            until(SHORT, "the code to be restored", || Ok(altered(pid)?.is_empty().then_some(())));
+        if restored.is_err() && Self::so_far()?.0 > self.0 {
             again().context("attaching again, to take away what the kernel has leaked")?;
-        } else {
-            eprintln!("slow: {left:#}");
         }
         until_restored(pid)
     }
