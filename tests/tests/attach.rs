@@ -81,7 +81,12 @@ impl Fixture {
         let meta = std::fs::metadata(&open_path).unwrap();
         let file = (meta.dev(), meta.ino());
         let object = MappedObject { path, open_path, inode: file, file };
-        Target { pid: self.pid(), name: String::from("attach"), objects: vec![object] }
+        Target {
+            pid: self.pid(),
+            name: String::from("attach"),
+            objects: vec![object],
+            passed_over: Vec::new(),
+        }
     }
 
     /// The bytes of its text in memory, as the kernel has left them.
