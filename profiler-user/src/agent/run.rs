@@ -148,6 +148,7 @@ fn finish(
     let Sent { summary, otlp, file, summary_file, stdout_error } = outputs.close(runtime);
     let hits =
         |probe: usize| u16::try_from(probe).map_or(0, |probe| stopped.counts.hits(ProbeId(probe)));
+    let landing_hits = stopped.landings.as_ref().map_or(0, |landings| landings.hits.hits);
     let Target { pid, name, .. } = &about.target;
     let others = match stopped.fleet.processes.saturating_sub(1) {
         0 => String::new(),
@@ -186,7 +187,7 @@ fn finish(
             })
             .collect(),
         cost: Some(Cost {
-            hits: (0..rules.probes.len()).map(hits).sum(),
+            hits: (0..rules.probes.len()).map(hits).sum::<u64>() + landing_hits,
             agent_share: clock::cpu_time().as_secs_f64() / about.observed.as_secs_f64().max(1e-3),
         }),
         threads: watch.threads.into_names(),

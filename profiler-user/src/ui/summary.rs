@@ -163,7 +163,9 @@ fn facts(text: &mut Text<'_>, report: &RunReport) -> fmt::Result {
     if !summary.exits.is_empty() {
         text.fact("exits", &counters(summary.exits.iter()), Style::Plain)?;
     }
-    for (label, list) in [("stitch", &report.stitch), ("kernel", &report.kernel)] {
+    let lists =
+        [("stitch", &report.stitch), ("kernel", &report.kernel), ("landings", &report.landings)];
+    for (label, list) in lists {
         let told = list.iter().filter(|(_, count)| *count > 0).map(|(name, count)| (name, count));
         let told = counters(told);
         if !told.is_empty() {

@@ -30,6 +30,7 @@ fn report() -> RunReport {
         observed: Duration::from_secs(30),
         stitch: vec![("late events".to_owned(), 0), ("unknown exits".to_owned(), 2)],
         kernel: vec![("ring full".to_owned(), 0)],
+        landings: vec![("learned".to_owned(), 41), ("refused: behind no call".to_owned(), 1)],
         otlp: Some(ExportReport {
             to: "http://127.0.0.1:4317".to_owned(),
             stats: ExportStats { sent: 2999, failed: 0, dropped: 1, last_error: None },
@@ -83,6 +84,7 @@ search      1,000   2.50 ms   2.94 ms   2.99 ms      100%    7.6%  ▊
 handoff:plan 1,000 · stack 1,000
 exits       ret 3,000
 stitch      unknown exits 2
+landings    learned 41 · refused: behind no call 1
 exported    2,999 spans to http://127.0.0.1:4317 · 1 dropped (queue full)
 cost        12,000 probe hits · qprof itself 0.4% of one core
 
