@@ -13,7 +13,6 @@ mod fleet;
 mod foresee;
 mod jumps;
 mod landings;
-mod learn;
 mod live;
 mod look;
 mod outputs;

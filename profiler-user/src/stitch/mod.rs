@@ -52,6 +52,7 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod ends;
 mod handoff;
 mod ids;
 mod lane;

@@ -11,9 +11,10 @@ use crate::model::{
 };
 
 use super::build;
+use super::ends::Exit;
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
-use super::lane::{Context, Frame, LaneState};
+use super::lane::{Context, LaneState};
 use super::limits::{Limits, StitchStats};
 use super::tainted::Tainted;
 use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
@@ -60,14 +61,6 @@ pub(super) struct Call {
     /// The slot whose return ends it.
     pub(super) awaited: FrameAddr,
     pub(super) words: Words,
-}
-
-/// A call that ends.
-struct Exit {
-    kind: ExitKind,
-    probe: ProbeId,
-    slot: FrameAddr,
-    words: Words,
 }
 
 impl Stitcher {
@@ -355,89 +348,11 @@ impl Core {
         self.end_keys(call.probe, Moment::Enter, &call.words, call.lane);
     }
 
-    /// Calls below an address of a call's stack have been left.
-    fn unwind(&mut self, lane: &mut LaneState, slot: FrameAddr, below: FrameAddr, time: MonoNs) {
-        self.go_to(lane, slot, time);
-        if !lane.lands_on_this_stack(below) {
-            self.stats.unknown_jumps += 1;
-            lane.doubt_callers();
-            return;
-        }
-        while let Some(gone) = lane.pop_below(below, false) {
-            let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
-            self.close(&gone, time, exit);
-        }
-    }
-
     /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.
-    fn go_to(&mut self, lane: &mut LaneState, slot: FrameAddr, time: MonoNs) {
+    pub(super) fn go_to(&mut self, lane: &mut LaneState, slot: FrameAddr, time: MonoNs) {
         for gone in lane.go_to(slot) {
             self.close(&gone, time, ExitKind::Inferred);
         }
-    }
-
-    fn exit(&mut self, lane: &mut LaneState, event: &Event, exit: &Exit) {
-        let Exit { kind, probe, slot, ref words } = *exit;
-        self.go_to(lane, slot, event.time);
-        let (mut matched, mut spoke) = (false, false);
-        while let Some(ended) = lane.pop_below(slot, true) {
-            // Of those below, the ones that were to come back to here.
-            let seen = ended.slot == slot || ended.awaited == slot;
-            matched |= seen;
-            // The words are those that the probe of this site captures. After a loss it may be
-            // another call, at the same place, that ends here.
-            if seen && ended.probe == probe && !spoke {
-                spoke = true;
-                let giver = match ended.context {
-                    Context::Span(giver) if !ended.after_loss => Some(giver),
-                    _ => None,
-                };
-                self.give(probe, Moment::Exit, words, giver, event.lane, event.time);
-            }
-            if seen && !ended.after_loss {
-                self.close(&ended, event.time, kind);
-            } else {
-                self.give_up(&ended, event.time);
-            }
-        }
-        self.stats.unmatched_exits += u64::from(!matched);
-        if !spoke {
-            self.give(probe, Moment::Exit, words, None, event.lane, event.time);
-        }
-        self.end_keys(probe, Moment::Exit, words, event.lane);
-    }
-
-    /// A call jumps to another function: if nothing is seen of its return, it ends here.
-    fn jump(&mut self, lane: &mut LaneState, probe: ProbeId, slot: FrameAddr, time: MonoNs) {
-        self.go_to(lane, slot, time);
-        while let Some(gone) = lane.pop_below(slot, false) {
-            self.give_up(&gone, time);
-        }
-        lane.jumps(probe, slot, time);
-    }
-
-    /// Closes a call of which it is known only now that it has ended.
-    fn give_up(&mut self, frame: &Frame, now: MonoNs) {
-        match frame.jumped {
-            Some(at) if !frame.after_loss => self.close(frame, at, ExitKind::Jump),
-            _ => self.close(frame, now, ExitKind::Inferred),
-        }
-    }
-
-    fn end_lane(&mut self, lane: &mut LaneState, time: MonoNs, exit: ExitKind) {
-        while let Some(gone) = lane.pop_any() {
-            let exit = if gone.after_loss { ExitKind::Inferred } else { exit };
-            self.close(&gone, time, exit);
-        }
-    }
-
-    fn close(&mut self, frame: &Frame, end: MonoNs, exit: ExitKind) {
-        let Some(span) = frame.span else { return };
-        let Some(trace) = self.traces.get_mut(&span.trace) else { return };
-        trace.close(span, end, exit);
-        self.stats.inferred += u64::from(exit == ExitKind::Inferred);
-        self.stats.folded += u64::from(trace.fold(span, self.limits.spans_per_trace));
-        self.send_if_over(span.trace);
     }
 
     /// Whether a span can be a parent: its trace is not over and it was not cut out.

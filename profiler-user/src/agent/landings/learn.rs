@@ -50,7 +50,7 @@ pub(super) struct Learned {
 
 /// Why nothing is known of a return address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub(super) enum Unknown {
+pub(in crate::agent) enum Unknown {
     #[error("in no file that is mapped executable")]
     NoFile,
     #[error("in a file that cannot be read as code")]

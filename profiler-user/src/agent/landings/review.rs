@@ -1,0 +1,149 @@
+//! What is not needed any more, and what is needed after all: exit sites of functions whose calls come
+//! back to landings, and landings that others run into.
+
+use std::time::{Duration, Instant};
+
+use profiler_common::{LandingCount, LandingId, ProbeId, Return};
+use rustc_hash::FxHashSet;
+
+use super::Landings;
+use crate::attach::{AttachError, Attached};
+use crate::model::Wanted;
+use crate::plan::CostClass;
+
+/// For so long the exit sites that several functions share wait for those that are never called.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// So many calls whose ends are not seen bring the exit sites of a function back.
+const MISSED: u32 = 64;
+/// A landing that was hit less often since it was last looked at is not worth a thought.
+const FEW: u64 = 2_000;
+/// How much dearer than an emulated instruction a single-stepped one is: 3 on bare metal, 14 to 30
+/// in virtual machines.
+const DEARER: u64 = 14;
+
+impl Landings {
+    pub(super) fn review(
+        &mut self,
+        now: Instant,
+        attached: &mut Attached,
+    ) -> Result<(), AttachError> {
+        self.wake_exits(attached)?;
+        self.retire_exits(now, attached)?;
+        self.weigh_landings(attached)
+    }
+
+    /// Removes the exit sites of functions whose calls have all come back to landings for a while.
+    fn retire_exits(&mut self, now: Instant, attached: &mut Attached) -> Result<(), AttachError> {
+        // What ends at each other's exit sites keeps them together. One that is never called must not
+        // hold up the others for ever.
+        let patient = now - self.begun >= PATIENCE;
+        let (mut settled, mut unsettled) = (FxHashSet::default(), FxHashSet::default());
+        for (calls, group) in self.calls.iter().zip(&self.groups) {
+            if calls.are_settled(now) {
+                settled.insert(*group);
+            } else if !(patient && calls.are_none()) {
+                unsettled.insert(*group);
+            }
+        }
+        let goes = |probe: &ProbeId| {
+            let group = self.groups.get(probe.index());
+            !self.retired.contains(probe)
+                && !self.kept.contains(probe)
+                && group.is_some_and(|group| settled.contains(group) && !unsettled.contains(group))
+        };
+        let settled: Vec<ProbeId> =
+            (0..self.groups.len() as u16).map(ProbeId).filter(goes).collect();
+        if settled.is_empty() {
+            return Ok(());
+        }
+        self.stats.retired += settled.len() as u64;
+        for probe in &settled {
+            if let Some(calls) = self.calls.get_mut(probe.index()) {
+                calls.missed = 0;
+            }
+        }
+        self.retired.extend(settled);
+        attached.retire_rets(|probe| !self.retired.contains(&probe))
+    }
+
+    /// Brings back the exit sites of functions that turn out to need them: for good.
+    fn wake_exits(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
+        let misses = |probe: &ProbeId| {
+            self.calls.get(probe.index()).is_some_and(|calls| calls.missed >= MISSED)
+        };
+        let group = |probe: &ProbeId| self.groups.get(probe.index()).copied();
+        let groups: FxHashSet<ProbeId> =
+            self.retired.iter().filter(|probe| misses(probe)).filter_map(group).collect();
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let woken: FxHashSet<ProbeId> = self
+            .retired
+            .extract_if(|probe| {
+                self.groups.get(probe.index()).is_some_and(|group| groups.contains(group))
+            })
+            .collect();
+        self.stats.woken += woken.len() as u64;
+        attached.wake_rets(|probe| woken.contains(&probe))?;
+        self.kept.extend(woken);
+        Ok(())
+    }
+
+    /// Moves landings that are run into for nothing to where only their own calls come by.
+    fn weigh_landings(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
+        let counts = attached.landing_counts(self.places.len())?;
+        let mut wasteful: FxHashSet<LandingId> = FxHashSet::default();
+        self.counts.resize(counts.len(), LandingCount::default());
+        for (index, (now, before)) in counts.iter().zip(&self.counts).enumerate() {
+            let hits = now.hits.saturating_sub(before.hits);
+            let matched = now.matched.saturating_sub(before.matched);
+            let worth = match self.places.get(index) {
+                Some((_, CostClass::SingleStepped)) => 2,
+                _ => DEARER,
+            };
+            if hits > matched.saturating_mul(worth).saturating_add(FEW) {
+                wasteful.insert(LandingId(index as u16));
+            }
+        }
+        self.counts = counts;
+        if wasteful.is_empty() {
+            return Ok(());
+        }
+        let mut stays: FxHashSet<LandingId> = FxHashSet::default();
+        let mut ask = Vec::new();
+        for (key, known) in &mut self.known {
+            let told = &mut known.told;
+            if told.kind != Return::LANDING || !wasteful.contains(&told.landing) {
+                continue;
+            }
+            let dear = self.places.get(told.landing.index());
+            let dear = dear.is_some_and(|(_, cost)| *cost == CostClass::SingleStepped);
+            if !dear && told.point == LandingId::NONE && told.flags & Return::NO_POINT == 0 {
+                // It moves as soon as there is a place to move to.
+                stays.insert(told.landing);
+                ask.push((known.pid, key.1));
+                continue;
+            }
+            // Where all come by that come by here nothing is gained.
+            if dear || [LandingId::NONE, told.landing].contains(&told.point) {
+                *told = Return::default();
+                self.stats.dropped += 1;
+            } else {
+                let keeps = told.flags & Return::POINT_KEEPS_VALUE != 0;
+                let flags = if keeps { Return::LANDING_KEEPS_VALUE } else { 0 };
+                *told = Return { kind: Return::LANDING, landing: told.point, flags, ..*told };
+                self.stats.moved += 1;
+            }
+            attached.learn(key.0, key.1, *told)?;
+        }
+        for (pid, address) in ask {
+            self.ask(pid, address, Wanted::Point, attached);
+        }
+        wasteful.retain(|landing| !stays.contains(landing));
+        if wasteful.is_empty() {
+            return Ok(());
+        }
+        self.standing.retain(|(_, id)| !wasteful.contains(id));
+        attached.retire_landings(|id| !wasteful.contains(&id))
+    }
+}
