@@ -140,7 +140,8 @@ impl Landings {
         let mut told = match &learned.plan.first {
             plan::Return::Landing(site) => match self.standing(pid, inode, site) {
                 Some(landing) => Return { kind: Return::LANDING, landing, ..before },
-                None => Return::default(),
+                // Refused by the kernel; or moved since, if something was told before.
+                None => before,
             },
             plan::Return::Caller(Up::Bytes(up)) => {
                 Return { kind: Return::CALLER, up: *up, ..before }
