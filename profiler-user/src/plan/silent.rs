@@ -5,7 +5,8 @@
 //! like its children. The runtime itself tells when an exception lands: `__cxa_begin_catch` (Itanium
 //! C++ ABI: Exception Handling, section 2.5.3) and the `cleanup` of Rust's `std::panicking` (never
 //! inlined) are called from the landing pad, with the stack pointer of the frame that catches. All
-//! calls whose return slots are not above theirs are gone.
+//! calls whose return slots are not above theirs are gone. Where a program has its own copy of the
+//! C++ runtime and was stripped, the runtime's marker `libstdcxx:catch` still tells where it is.
 //!
 //! `longjmp` and its kin leave calls without any landing pad; the `jmp_buf`, their first argument, has
 //! the stack pointer they return to (`agent/jumps.rs` reads it).
@@ -44,6 +45,11 @@ pub fn silent() -> Vec<(Watches, Select)> {
     ];
     others.into_iter().chain(jumps).collect()
 }
+
+/// The functions that markers in their code tell, whether or not they have a name: provider, marker,
+/// and what the function is called.
+pub const MARKED: [(Watches, &str, &str, &str); 1] =
+    [(Watches::Unwinding, "libstdcxx", "catch", "__cxa_begin_catch")];
 
 /// Adds silent probes to a plan. A function that the map probes itself, or that cannot be probed,
 /// is left out.
