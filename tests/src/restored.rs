@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
@@ -10,6 +11,9 @@ use crate::fixture::build;
 use crate::memory::altered;
 use crate::process::run;
 use crate::timeout::{PATIENCE, until};
+
+/// As long as the kernel takes for what it does not leak, on a machine that is not too busy.
+const SHORT: Duration = Duration::from_secs(5);
 
 /// The `uprobe_multi` links on a process or its executable, a line each.
 ///
@@ -46,4 +50,40 @@ pub fn until_restored(pid: u32) -> Result<()> {
         Ok(open.is_empty().then_some(()))
     })
     .with_context(|| format!("links left: {open:?}"))
+}
+
+/// What the kernel has said so far of breakpoints that it could not take away.
+#[derive(Clone, Copy, Debug)]
+pub struct Leaks(usize);
+
+impl Leaks {
+    /// Counts them in the kernel's log.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn so_far() -> Result<Self> {
+        let log = run("dmesg", Command::new("dmesg"), PATIENCE)?;
+        ensure!(log.code == Some(0), "the kernel's log cannot be read: {log:?}");
+        Ok(Self(log.stdout.matches("failed to unregister, leaking uprobe").count()))
+    }
+
+    /// Waits, after the profiler was killed, until nothing is left in the target. Breakpoints that the
+    /// kernel says it has leaked since go by `again`, which attaches to the same places and detaches
+    /// (`docs/safety.md`).
+    ///
+    /// # Errors
+    /// When something is left.
+    pub fn until_restored(self, pid: u32, again: impl FnOnce() -> Result<()>) -> Result<()> {
+        let Err(left) =
+            until(SHORT, "the code to be restored", || Ok(altered(pid)?.is_empty().then_some(())))
+        else {
+            return until_restored(pid);
+        };
+        if Self::so_far()?.0 > self.0 {
+            again().context("attaching again, to take away what the kernel has leaked")?;
+        } else {
+            eprintln!("slow: {left:#}");
+        }
+        until_restored(pid)
+    }
 }

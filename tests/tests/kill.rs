@@ -9,7 +9,7 @@ use profiler_tests::fixture::{Fixture, build};
 use profiler_tests::memory::{Altered, altered};
 use profiler_tests::milvus_lite::MilvusLite;
 use profiler_tests::qprof::{Run, check};
-use profiler_tests::restored::until_restored;
+use profiler_tests::restored::{Leaks, until_restored};
 use profiler_tests::symbol_map;
 use profiler_tests::tree::from_otlp;
 
@@ -31,12 +31,18 @@ fn kill_9_under_load_leaves_the_target_as_it_was() -> Result<()> {
     server.set_up("one", 20_000)?;
     ensure!(altered(server.pid())?.is_empty(), "its code is not that of its files to begin with");
     for turn in 0..KILLS {
+        let leaks = Leaks::so_far()?;
         let load = server.load("one", Duration::from_secs(2), 0)?;
         let run = Run::on(server.pid())?.map("milvus-lite").start()?;
         ensure!(!altered(server.pid())?.is_empty(), "nothing is attached in turn {turn}");
         std::thread::sleep(Duration::from_millis(u64::from(turn) * 50 % 700));
         run.kill()?;
-        until_restored(server.pid()).with_context(|| format!("turn {turn}"))?;
+        let again = || {
+            let run = Run::on(server.pid())?.map("milvus-lite").start()?;
+            server.search("one", 100, &[])?;
+            run.stop()?.check_ok()
+        };
+        leaks.until_restored(server.pid(), again).with_context(|| format!("turn {turn}"))?;
         let (good, _) = load.finish()?;
         ensure!(good.errors == 0 && good.ok > 0, "turn {turn}: {good:?}");
         ensure!(server.alive(), "turn {turn}: the server is gone: {}", server.stderr());

@@ -133,15 +133,14 @@ impl Fleet {
         prepared: Prepared,
         satisfied: Vec<bool>,
     ) -> Result<Addition, TargetError> {
-        let Prepared { target, map, plan, took } = prepared;
+        let Prepared { target, map, plan, searched, took } = prepared;
         self.map.get_or_insert_with(|| Arc::new(map));
         self.aim_at(&target)?;
         let exe = target.objects.first().map_or((0, 0), |object| object.inode);
-        let objects = target.objects.iter().map(|object| object.inode).collect();
         let news = News {
             image: image_key(exe, target.pid, self.shared),
             name: target.name.clone(),
-            objects,
+            objects: searched,
             satisfied,
             map: None,
             target,

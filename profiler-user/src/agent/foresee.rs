@@ -51,9 +51,10 @@ pub(super) fn foresee(
             .take(FORESEEN - foreseen.len())
             .collect();
         let containing = |address| symbols.containing(object, address);
-        let valued = (needs != ReturnNeeds::Nothing)
-            .then(|| predict(&addresses, needs, &containing, forms))
-            .unwrap_or_default();
+        let valued = match needs {
+            ReturnNeeds::Nothing => Vec::new(),
+            _ => predict(&addresses, needs, &containing, forms),
+        };
         for predicted in predict(&addresses, ReturnNeeds::Nothing, &containing, forms) {
             let address = predicted.return_address;
             if matches!(predicted.plan.first, Return::None(_)) {

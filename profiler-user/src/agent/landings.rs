@@ -53,6 +53,9 @@ struct Place {
     slot_offset: i32,
 }
 
+/// What is to be attached in one object: by way of which process, and where.
+type NewOfObject = (Pid, Arc<MappedObject>, Vec<NewLanding>);
+
 /// How the calls of one probe are seen to end.
 #[derive(Clone, Copy, Default)]
 struct Calls {
@@ -385,8 +388,7 @@ impl Landings {
 
     /// Attaches the landings of answers that do not stand yet, those of one object together.
     fn attach(&mut self, answers: &[Answer], attached: &mut Attached) {
-        let mut new: BTreeMap<(Option<Pid>, Inode), (Pid, Arc<MappedObject>, Vec<NewLanding>)> =
-            BTreeMap::new();
+        let mut new: BTreeMap<(Option<Pid>, Inode), NewOfObject> = BTreeMap::new();
         for Answer { question, found } in answers {
             let Ok(learned) = found else { continue };
             let pid = attached.link_pid(question.pid);

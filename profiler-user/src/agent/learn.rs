@@ -6,7 +6,7 @@
 //! the start, behind a call.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -135,10 +135,7 @@ impl Learner {
 
     /// The next piece of news, if there is one.
     pub(super) fn news(&self) -> Option<News> {
-        match self.news.try_recv() {
-            Ok(news) => Some(news),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.news.try_recv().ok()
     }
 }
 
@@ -222,7 +219,12 @@ impl Reader {
                 return None;
             }
             let objects = vec![object.clone()];
-            let symbols = SymbolSet::of_additions(&Target { pid, name: String::new(), objects });
+            let symbols = SymbolSet::of_additions(&Target {
+                pid,
+                name: String::new(),
+                objects,
+                passed_over: Vec::new(),
+            });
             self.objects.insert(inode, (Arc::new(object), symbols));
         }
         self.objects.get(&inode)

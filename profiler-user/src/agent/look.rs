@@ -11,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::prepare::{
     PrepareError, Search, detect, plan_for_additions, plan_for_loading, plan_for_what_is_there,
+    searched,
 };
 use crate::config::SymbolMap;
 use crate::model::Pid;
@@ -176,19 +177,26 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
             Err(error) => return Err(error),
         },
     };
+    let mut objects = target.passed_over.clone();
+    objects.extend(&overwritten);
     let (target, satisfied, plan) = match (map.as_deref().or(found.as_ref()), before) {
         (Some(map), Some(image)) if found.is_none() => {
             target.objects.retain(|object| !image.objects.contains(&object.inode));
-            let planned = plan_for_additions(map, &target, &image.satisfied, &search)?;
+            let symbols = SymbolSet::of_additions(&target);
+            let planned = plan_for_additions(map, &target, &symbols, &image.satisfied, &search)?;
+            objects.extend(searched(&target, &symbols));
             (target, planned.satisfied, planned.plan)
         }
         (Some(map), _) => {
             let symbols = SymbolSet::new(&target);
             let planned = plan_for_what_is_there(map, &target, &symbols, &search)?;
+            objects.extend(searched(&target, &symbols));
             (target, planned.satisfied, planned.plan)
         }
         (None, _) => {
-            let plan = plan_for_loading(&target, &SymbolSet::new(&target), search.forms);
+            let symbols = SymbolSet::new(&target);
+            let plan = plan_for_loading(&target, &symbols, search.forms);
+            objects.extend(searched(&target, &symbols));
             (target, Vec::new(), plan)
         }
     };
@@ -199,7 +207,7 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     let news = News {
         image: exe,
         name: target.name.clone(),
-        objects: mapped,
+        objects,
         satisfied,
         map: found,
         target,

@@ -13,7 +13,7 @@ use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, KernelForms, PlanError, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
-use crate::target::{ObjectId, Target, TargetError};
+use crate::target::{Inode, ObjectId, Target, TargetError};
 
 /// What is to be profiled, and by which maps.
 #[derive(Clone, Debug)]
@@ -43,6 +43,8 @@ pub(crate) struct Prepared {
     pub(crate) target: Target,
     pub(crate) map: SymbolMap,
     pub(crate) plan: ProbePlan,
+    /// The files that were searched.
+    pub(crate) searched: Vec<Inode>,
     /// How long it took to read the symbols and to plan.
     pub(crate) took: Duration,
 }
@@ -180,7 +182,8 @@ pub(super) fn prepare_target(
     });
     match planned {
         Ok((map, Planned { plan, satisfied })) => {
-            Ok((Prepared { target, map, plan, took: begun.elapsed() }, satisfied))
+            let searched = searched(&target, &symbols);
+            Ok((Prepared { target, map, plan, searched, took: begun.elapsed() }, satisfied))
         }
         Err(error) => Err(error.unless_ending(&target)),
     }
@@ -205,16 +208,25 @@ pub(super) fn plan_for_what_is_there(
     }
 }
 
-/// Plans for objects that were loaded later: what of the map the executable has not.
+/// The files of a target that need not be searched again. What vanished before it was read may be
+/// mapped again at any time.
+pub(super) fn searched(target: &Target, symbols: &SymbolSet) -> Vec<Inode> {
+    let objects = (0_u16..).map(ObjectId).zip(&target.objects);
+    let read = objects.filter(|(id, _)| symbols.is_there(*id)).map(|(_, object)| object.inode);
+    read.chain(target.passed_over.iter().copied()).collect()
+}
+
+/// Plans for objects that were loaded later (the `symbols` are [`SymbolSet::of_additions`]): what of
+/// the map the executable has not.
 pub(super) fn plan_for_additions(
     map: &SymbolMap,
     target: &Target,
+    symbols: &SymbolSet,
     satisfied: &[bool],
     search: &Search,
 ) -> Result<Planned, PrepareError> {
     let mut map = map.clone();
     map.spans.iter_mut().for_each(|span| span.required = false);
-    let symbols = SymbolSet::of_additions(target);
     let selectors = plan::selectors(&map);
     let mut found = Vec::with_capacity(selectors.len());
     for (selector, satisfied) in selectors.into_iter().zip(satisfied) {
@@ -225,9 +237,9 @@ pub(super) fn plan_for_additions(
         }
         found.push(symbols.find(selector, search.max_functions)?);
     }
-    let plan = match assemble(&map, target, &symbols, &found, search.forms) {
+    let plan = match assemble(&map, target, symbols, &found, search.forms) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
-            plan_for_loading(target, &symbols, search.forms)
+            plan_for_loading(target, symbols, search.forms)
         }
         plan => plan?,
     };

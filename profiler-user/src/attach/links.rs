@@ -70,7 +70,7 @@ struct Link {
 /// 40–65 ms: it waits until no CPU can still be in a handler.
 #[derive(Default)]
 pub(super) struct Links {
-    links: Vec<Link>,
+    held: Vec<Link>,
     next: u32,
     /// Sites that were removed and may be wanted again.
     dormant: Vec<(Group, Probed, AttachSite)>,
@@ -104,7 +104,7 @@ impl Links {
         let id = self.next();
         self.next += 1;
         let group = Group { role, inode: on.inode, pid };
-        self.links.push(Link { id, group, on: on.clone(), sites: sites.to_vec(), held });
+        self.held.push(Link { id, group, on: on.clone(), sites: sites.to_vec(), held });
         Ok(id)
     }
 
@@ -115,7 +115,7 @@ impl Links {
 
     /// Detaches one link.
     pub(super) fn remove(&mut self, id: LinkId) {
-        self.links.retain(|link| link.id != id);
+        self.held.retain(|link| link.id != id);
     }
 
     /// Detaches every link of a role, all at once, because each takes long.
@@ -148,9 +148,9 @@ impl Links {
         let scattered = |group: &Group, links: &[Link]| {
             links.iter().filter(|link| link.group == *group).count() > SCATTERED
         };
-        let landings = self.links.iter().map(|link| link.group);
+        let landings = self.held.iter().map(|link| link.group);
         let landings: Vec<Group> = landings.filter(|group| group.role == Role::Landing).collect();
-        let Some(group) = landings.into_iter().find(|group| scattered(group, &self.links)) else {
+        let Some(group) = landings.into_iter().find(|group| scattered(group, &self.held)) else {
             return Ok(());
         };
         self.replace(program, group, |_| true)
@@ -190,7 +190,7 @@ impl Links {
         keep: impl Fn(&AttachSite) -> bool,
     ) -> io::Result<()> {
         let goes = |link: &&Link| link.group.role == role && !link.sites.iter().all(&keep);
-        let mut groups: Vec<Group> = self.links.iter().filter(goes).map(|l| l.group).collect();
+        let mut groups: Vec<Group> = self.held.iter().filter(goes).map(|l| l.group).collect();
         groups.dedup();
         for group in groups {
             self.replace(program, group, &keep)?;
@@ -207,12 +207,12 @@ impl Links {
         keep: impl Fn(&AttachSite) -> bool,
     ) -> io::Result<()> {
         let before = self.next();
-        let old = self.links.iter().filter(|link| link.group == group);
+        let old = self.held.iter().filter(|link| link.group == group);
         let (mut sites, gone): (Vec<AttachSite>, Vec<AttachSite>) =
             old.flat_map(|link| link.sites.iter().copied()).partition(&keep);
         sites.sort_unstable_by_key(|site| (site.offset, site.cookie.0));
         sites.dedup();
-        let on = self.links.iter().find(|link| link.group == group).map(|link| link.on.clone());
+        let on = self.held.iter().find(|link| link.group == group).map(|link| link.on.clone());
         if let Some(on) = on.as_ref().filter(|_| !sites.is_empty()) {
             self.add(program, group.role, on, group.pid, &sites)?;
         }
@@ -220,7 +220,7 @@ impl Links {
             self.dormant.extend(gone.into_iter().map(|site| (group, on.clone(), site)));
         }
         let gone = |link: &mut Link| link.group == group && link.id < before;
-        let old: Vec<Link> = self.links.extract_if(.., gone).collect();
+        let old: Vec<Link> = self.held.extract_if(.., gone).collect();
         self.closing.retain(|thread| !thread.is_finished());
         let closing = thread::Builder::new().name(String::from("qprof-detach"));
         // Where a thread cannot be had, they are closed here.
@@ -229,8 +229,8 @@ impl Links {
     }
 
     fn remove_where(&mut self, goes: impl Fn(&Link) -> bool) -> bool {
-        let (gone, kept): (Vec<_>, _) = self.links.drain(..).partition(goes);
-        self.links = kept;
+        let (gone, kept): (Vec<_>, _) = self.held.drain(..).partition(goes);
+        self.held = kept;
         let any = !gone.is_empty();
         close(gone);
         any

@@ -6,6 +6,7 @@ use super::enter::{Enters, enters};
 use super::exits::{Indirect, Leaves, leaves};
 use super::flow::Flow;
 use super::listing::{Listing, Refused};
+use super::start::check_start;
 use super::{CostClass, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::Function;
@@ -41,6 +42,7 @@ pub(super) fn analyse(
     starts_another: &dyn Fn(VirtAddr) -> bool,
     forms: KernelForms,
 ) -> Result<Analysis, Refused> {
+    check_start(function)?;
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
     let leaves = leaves(&listing, &flow, forms);
@@ -52,6 +54,7 @@ pub(super) fn analyse(
 /// Analyses only how a function is left: for the target of a tail call, which is not entered by
 /// our account.
 pub(super) fn analyse_leaves(function: &Function, forms: KernelForms) -> Result<Leaves, Refused> {
+    check_start(function)?;
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
     Ok(leaves(&listing, &flow, forms))

@@ -23,6 +23,17 @@ pub(super) enum Refused {
          like several"
     )]
     LoopAtStart(VirtAddr),
+    #[error(
+        "its start is not where an instruction starts: it lies inside `{text}` at {at}, which \
+         control comes to from {around}, and a probe would change that instruction (a broken symbol \
+         table)"
+    )]
+    InsideInstruction { text: String, at: VirtAddr, around: VirtAddr },
+    #[error(
+        "it lies inside code that begins at {0} and is too large to be followed: whether an \
+         instruction starts at its start cannot be told"
+    )]
+    SurroundingsTooLarge(VirtAddr),
     #[error("it consists of a single return instruction: there is nothing to measure")]
     OnlyReturn,
     #[error("no instruction at its start may carry a probe (it starts with `{0}`)")]

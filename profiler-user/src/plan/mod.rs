@@ -7,6 +7,7 @@
 //!    takes from it what this kernel was seen to get wrong.
 //! 2. `listing`, `flow`: an instruction is one only if decoding from the function's start says so
 //!    and control, followed from there, agrees. Code that does not add up is refused whole.
+//!    `start`: and the function's start is one only if the code around it does not say otherwise.
 //! 3. `enter`, `exits`: where a call is seen to begin and to end, exactly once each.
 //! 4. `tails`, `exit_sites`: where a frame ends that was handed on, each instruction once in the
 //!    whole plan.
@@ -38,6 +39,7 @@ mod listing;
 mod probe_plan;
 mod reasons;
 mod silent;
+mod start;
 mod tails;
 
 #[cfg(test)]

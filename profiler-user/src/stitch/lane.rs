@@ -289,6 +289,14 @@ impl LaneState {
         self.stacks.iter().flat_map(|stack| &stack.frames)
     }
 
+    /// Calls may have been left for good: that a caller returns does not say any more that what it
+    /// called last has returned.
+    pub(super) fn doubt_callers(&mut self) {
+        for frame in self.stacks.iter_mut().flat_map(|stack| &mut stack.frames) {
+            frame.awaited = frame.slot;
+        }
+    }
+
     /// After a loss every frame may be gone, and no stack is known to be empty: what calls onto
     /// another stack cannot be told any more.
     pub(super) fn doubt_all(&mut self) {

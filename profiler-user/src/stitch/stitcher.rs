@@ -302,6 +302,7 @@ impl Core {
             // Of those that are understood comes an `Unwound` event.
             Watches::Jumping => {
                 self.stats.unknown_jumps += 1;
+                lane.doubt_callers();
                 return;
             }
         }
@@ -359,6 +360,7 @@ impl Core {
         self.go_to(lane, slot, time);
         if !lane.lands_on_this_stack(below) {
             self.stats.unknown_jumps += 1;
+            lane.doubt_callers();
             return;
         }
         while let Some(gone) = lane.pop_below(below, false) {

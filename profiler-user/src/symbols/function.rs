@@ -32,6 +32,9 @@ pub struct Function {
     pub code: CodePart,
     /// The parts split off (`NAME.cold`), if any.
     pub cold: Vec<CodePart>,
+    /// Code of others that reaches over its start: by their symbols, or by `.eh_frame`. Empty where
+    /// nobody asked ([`SymbolSet::containing`](super::SymbolSet::containing) does not).
+    pub around: Vec<CodePart>,
 }
 
 /// What a selector found.

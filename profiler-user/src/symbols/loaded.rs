@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use object::elf::{SHT_DYNSYM, SHT_SYMTAB, SectionType};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -14,6 +14,9 @@ use super::pattern::Pattern;
 use super::table::{Kind, Symbol, Table};
 use super::{CodePart, Function, SymbolError, debug_file};
 use crate::target::ObjectId;
+
+/// How many symbols before the start of a function are asked whether they reach over it.
+const NESTED: usize = 64;
 
 /// A symbol of an object: which table, which entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub(super) struct Loaded {
     /// Whether local functions are known, too, and not only what is exported.
     complete: bool,
     frames: OnceLock<Frames>,
+    /// Code that reaches over the starts of other functions, by its bounds; none: unreadable.
+    shared: Mutex<FxHashMap<(u64, u64), Option<CodePart>>>,
 }
 
 impl Loaded {
@@ -74,7 +79,8 @@ impl Loaded {
             .map(|(symbol, id)| (symbol.address, id))
             .collect();
         starts.sort_by_key(|&(address, _)| address);
-        Self { elf, tables, starts, cold: OnceLock::new(), complete, frames: OnceLock::new() }
+        let (cold, frames) = (OnceLock::new(), OnceLock::new());
+        Self { elf, tables, starts, cold, complete, frames, shared: Mutex::default() }
     }
 
     fn cold(&self) -> &ColdParts {
@@ -203,6 +209,7 @@ impl Loaded {
             linkage: name::without_version(&linkage).into(),
             code,
             cold,
+            around: Vec::new(),
         })
     }
 
@@ -236,11 +243,49 @@ impl Loaded {
         address: u64,
         asked: usize,
     ) -> impl Iterator<Item = u64> + use<'_> {
+        self.extents_over(address, asked).map(|range| range.start)
+    }
+
+    /// The same with their ends.
+    fn extents_over(&self, address: u64, asked: usize) -> impl Iterator<Item = Range> + use<'_> {
         let after = self.starts.partition_point(|&(start, _)| start <= address);
         let before = self.starts.get(..after).unwrap_or_default().iter().rev().take(asked);
         before
-            .filter(move |&&(_, id)| self.extent(self.symbol(id)).contains(address))
-            .map(|&(start, _)| start)
+            .map(|&(_, id)| self.extent(self.symbol(id)))
+            .filter(move |range| range.contains(address))
+    }
+
+    /// Whether the nearest symbol says that an address is in the middle of its function.
+    pub(super) fn is_inside(&self, address: u64) -> bool {
+        let after = self.starts.partition_point(|&(start, _)| start <= address);
+        let nearest = after.checked_sub(1).and_then(|at| self.starts.get(at));
+        nearest.is_some_and(|&(start, id)| {
+            start < address && self.extent(self.symbol(id)).contains(address)
+        })
+    }
+
+    /// A function that may be probed: with the code of others that reaches over its start. What
+    /// cannot be read is left out: no function is so large.
+    pub(super) fn with_surroundings(&self, function: Function) -> Function {
+        let address = function.code.address.0;
+        let framed = self.frames().around(&self.elf, address);
+        let mut ranges: Vec<Range> = self.extents_over(address, NESTED).chain(framed).collect();
+        ranges.retain(|range| range.start < address);
+        ranges.sort_unstable_by_key(|range| (range.start, Reverse(range.end)));
+        ranges.dedup_by_key(|range| range.start);
+        let around = ranges.into_iter().filter_map(|range| self.shared_code(range)).collect();
+        Function { around, ..function }
+    }
+
+    /// Code that many functions may ask for, in memory once.
+    fn shared_code(&self, range: Range) -> Option<CodePart> {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(code) = shared.get(&(range.start, range.end)) {
+            return code.clone();
+        }
+        let code = self.elf.code(range).ok();
+        shared.insert((range.start, range.end), code.clone());
+        code
     }
 
     /// Its file.
@@ -263,6 +308,7 @@ impl Loaded {
             linkage: name,
             code: self.elf.code(range)?,
             cold: Vec::new(),
+            around: Vec::new(),
         })
     }
 

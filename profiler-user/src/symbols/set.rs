@@ -96,6 +96,14 @@ impl SymbolSet {
         Self { root: "/".into(), objects: vec![object], whole: true }
     }
 
+    /// Whether an object is read as far as anybody asked for it: one that vanished before is not.
+    #[must_use]
+    pub fn is_there(&self, id: ObjectId) -> bool {
+        let object = self.objects.get(usize::from(id.0));
+        let loaded = object.and_then(|object| object.loaded.get());
+        !loaded.is_some_and(|loaded| loaded.as_ref().is_err_and(SymbolError::is_gone))
+    }
+
     /// The path of an object, as the target sees it.
     #[must_use]
     pub fn path(&self, id: ObjectId) -> Option<&Path> {
@@ -152,7 +160,9 @@ impl SymbolSet {
         if hits.len() > limit {
             return Err(too_many(&selector.select, &hits, limit));
         }
-        let functions = hits.into_iter().map(|(id, loaded, hit)| loaded.function(id, hit));
+        let functions = hits.into_iter().map(|(id, loaded, hit)| {
+            loaded.function(id, hit).map(|function| loaded.with_surroundings(function))
+        });
         Ok(Found { functions: functions.collect::<Result<_, _>>()?, nothing: None })
     }
 
@@ -180,7 +190,10 @@ impl SymbolSet {
             }
         }
         let found = hits(&searched, &Wanted::new(select));
-        found.into_iter().filter_map(|(id, loaded, hit)| loaded.function(id, hit).ok()).collect()
+        let functions = found.into_iter().filter_map(|(id, loaded, hit)| {
+            loaded.function(id, hit).ok().map(|function| loaded.with_surroundings(function))
+        });
+        functions.collect()
     }
 
     /// The function that begins at an address of an object: what a jump there calls. Stubs of the
@@ -188,8 +201,11 @@ impl SymbolSet {
     #[must_use]
     pub fn function_at(&self, object: ObjectId, address: VirtAddr) -> Option<Function> {
         let loaded = self.load(object).ok()?;
+        if loaded.is_inside(address.0) {
+            return None;
+        }
         let function = loaded.around(object, address.0).ok().flatten()?;
-        (function.code.address == address).then_some(function)
+        (function.code.address == address).then(|| loaded.with_surroundings(function))
     }
 
     /// The file and line at which each of an object's functions begins; none where its debug
@@ -304,7 +320,8 @@ fn hits<'a>(objects: &[(ObjectId, &'a Loaded)], wanted: &Wanted<'_>) -> Vec<Plac
 fn at_address(objects: &[(ObjectId, &Loaded)], address: VirtAddr) -> Result<Found, SymbolError> {
     let mut functions = Vec::new();
     for (id, loaded) in objects {
-        functions.extend(loaded.around(*id, address.0)?);
+        let function = loaded.around(*id, address.0)?;
+        functions.extend(function.map(|function| loaded.with_surroundings(function)));
     }
     let nothing = functions.is_empty().then_some(Nothing::NoAddress(address));
     Ok(Found { functions, nothing })

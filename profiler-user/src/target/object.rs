@@ -86,6 +86,9 @@ pub struct Target {
     pub name: String,
     /// The executable first, then every other mapped ELF object, each inode once.
     pub objects: Vec<MappedObject>,
+    /// What else is mapped executable and is known to be no such object, or cannot be opened. What
+    /// vanished before it could be looked at is in neither.
+    pub passed_over: Vec<Inode>,
 }
 
 impl Target {

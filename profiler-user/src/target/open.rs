@@ -68,18 +68,24 @@ impl Target {
         let inode = mapped_exe.map_or(header.inode, |m| m.inode);
         let mut seen = FxHashSet::from_iter([inode]);
         let exe = MappedObject { path: exe_path, open_path: exe, inode, file: header.inode };
-        let mut objects = vec![exe];
+        let (mut objects, mut passed_over) = (vec![exe], Vec::new());
         for mapping in mappings {
             // An ObjectId is 16 bits wide.
             if objects.len() > usize::from(u16::MAX) {
                 warn!(%pid, "more than {} objects are mapped: the rest is not searched", u16::MAX);
                 break;
             }
-            if seen.insert(mapping.inode) {
-                objects.extend(object(pid, mapping));
+            if !seen.insert(mapping.inode) {
+                continue;
+            }
+            let inode = mapping.inode;
+            match examine(pid, mapping) {
+                Examined::Object(object) => objects.push(object),
+                Examined::PassedOver => passed_over.push(inode),
+                Examined::Vanished => {}
             }
         }
-        Ok(Self { pid, name: stat.name, objects })
+        Ok(Self { pid, name: stat.name, objects, passed_over })
     }
 
     /// The root of the target's file system, as we see it.
@@ -135,8 +141,24 @@ fn of_thread(id: Pid) -> Option<TargetError> {
     (pid != id).then_some(TargetError::IsThread { tid: Tid(id.0), pid })
 }
 
+/// What is behind a mapping.
+enum Examined {
+    Object(MappedObject),
+    /// No ELF object for us, or one that cannot be opened though it is there.
+    PassedOver,
+    /// It is not mapped any more.
+    Vanished,
+}
+
 /// The ELF object behind a mapping, if it is one and can be opened.
 pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
+    match examine(pid, mapping) {
+        Examined::Object(object) => Some(object),
+        Examined::PassedOver | Examined::Vanished => None,
+    }
+}
+
+fn examine(pid: Pid, mapping: Mapping) -> Examined {
     let by_range = by_range(pid, &mapping);
     let header = Header::read(&by_range);
     // The numbers agree, but on layered file systems, or where the mapping has changed meanwhile.
@@ -144,35 +166,33 @@ pub(super) fn object(pid: Pid, mapping: Mapping) -> Option<MappedObject> {
         && !is_mapped(pid, &mapping)
     {
         tracing::debug!(path = %mapping.path.display(), "is not mapped any more");
-        return None;
+        return Examined::Vanished;
     }
-    let Mapping { inode, path, .. } = mapping;
+    let inode = mapping.inode;
     match header {
-        Ok(header) => {
-            let file = header.inode;
-            let object = MappedObject { path, open_path: by_range, inode, file };
-            return header.is_ours().then_some(object);
-        }
+        Ok(header) => return header.object(mapping.path, by_range, inode),
         Err(error) => tracing::debug!(%error, path = %by_range.display(), "no map_files"),
     }
     let mut by_name = process::file(pid, "root").into_os_string();
-    by_name.push(path.as_os_str());
+    by_name.push(mapping.path.as_os_str());
     let by_name = PathBuf::from(by_name);
-    match Header::read(&by_name) {
-        // Only the inode: overlay and btrfs report another device to stat than to maps.
-        Ok(header) if header.inode.1 == inode.1 => {
-            let file = header.inode;
-            header.is_ours().then_some(MappedObject { path, open_path: by_name, inode, file })
-        }
-        Ok(_) => {
-            warn!(path = %path.display(), "was replaced since it was mapped: not searched");
-            None
-        }
-        Err(error) => {
-            warn!(%error, path = %path.display(), "cannot be opened: not searched");
-            None
-        }
+    let header = Header::read(&by_name);
+    // Only the inode: overlay and btrfs report another device to stat than to maps.
+    if let Ok(header) = &header
+        && header.inode.1 == inode.1
+    {
+        return header.object(mapping.path, by_name, inode);
     }
+    if !is_mapped(pid, &mapping) {
+        tracing::debug!(path = %mapping.path.display(), "is not mapped any more");
+        return Examined::Vanished;
+    }
+    let path = mapping.path.display();
+    match header {
+        Ok(_) => warn!(%path, "was replaced since it was mapped: not searched"),
+        Err(error) => warn!(%error, %path, "cannot be opened: not searched"),
+    }
+    Examined::PassedOver
 }
 
 /// Whether the process still has that mapping.
@@ -198,6 +218,14 @@ impl Header {
             File::open(path)?.take(20).read_to_end(&mut start)?;
         }
         Ok(Self { inode: (meta.dev(), meta.ino()), start })
+    }
+
+    /// What a file with this header is to us.
+    fn object(&self, path: PathBuf, open_path: PathBuf, inode: Inode) -> Examined {
+        if !self.is_ours() {
+            return Examined::PassedOver;
+        }
+        Examined::Object(MappedObject { path, open_path, inode, file: self.inode })
     }
 
     fn is_ours(&self) -> bool {

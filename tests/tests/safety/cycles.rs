@@ -12,7 +12,7 @@ use profiler_tests::fixture::Fixture;
 use profiler_tests::memory::altered;
 use profiler_tests::process::Process;
 use profiler_tests::qprof::{Run, check_code};
-use profiler_tests::restored::{links, until_restored};
+use profiler_tests::restored::{Leaks, links, until_restored};
 use profiler_tests::timeout::PATIENCE;
 
 use crate::sites::{map, sites};
@@ -71,23 +71,27 @@ fn killed_at_any_moment() -> Result<()> {
     let _alone = alone();
     let (mut target, _, map) = busy()?;
     let mut met = 0;
+    let (pid, same) = (target.pid(), map.clone());
+    let again = || ours(pid, &same)?.start()?.stop()?.check_ok();
     for turn in 0..soak(100) {
+        let leaks = Leaks::so_far()?;
         let (mut qprof, _) = ours(target.pid(), &map)?.spawn()?;
         thread::sleep(moment(turn, 600));
         met += u32::from(!altered(target.pid())?.is_empty());
         qprof.kill().with_context(|| format!("turn {turn}"))?;
         ensure!(target.alive(), "turn {turn}: the target is gone");
-        until_restored(target.pid()).with_context(|| format!("turn {turn}"))?;
+        leaks.until_restored(target.pid(), again).with_context(|| format!("turn {turn}"))?;
     }
     // However slow the machine is: once it was certainly attached, and certainly detaching.
     for detaching in [false, true] {
+        let leaks = Leaks::so_far()?;
         let mut run = ours(target.pid(), &map)?.start()?;
         met += u32::from(!altered(target.pid())?.is_empty());
         if detaching {
             run.signal(rustix::process::Signal::INT)?;
         }
         run.kill()?;
-        until_restored(target.pid())?;
+        leaks.until_restored(target.pid(), again)?;
     }
     ensure!(met > 0, "it was never attached when it was killed");
     check_right(target)

@@ -114,7 +114,7 @@ struct SkippedReport<'a> {
 
 impl<'a> Report<'a> {
     fn new(prepared: &'a Prepared, endings: &'a HashMap<ProbeId, Endings>) -> Self {
-        let Prepared { target, map, plan, took } = prepared;
+        let Prepared { target, map, plan, took, .. } = prepared;
         let probes = plan.probes.iter().map(|probe| {
             let object = target.object(probe.object);
             ProbeReport {

@@ -23,7 +23,7 @@ pub(super) fn print(
     endings: &HashMap<ProbeId, Endings>,
     out: &mut impl Write,
 ) -> io::Result<()> {
-    let Prepared { target, map, plan, took } = prepared;
+    let Prepared { target, map, plan, took, .. } = prepared;
     writeln!(out, "target  {} ({}), {} objects", target.pid, target.name, target.objects.len())?;
     writeln!(out, "map     {} ({})", map.name, map.origin)?;
     writeln!(

@@ -277,7 +277,9 @@ impl Harness {
     pub(super) fn run(&self, start: u32, flags: u64, shadow: bool) -> Result<Snapshot, NotRun> {
         let target = self.address(start).ok_or(NotRun::OutOfFile)?;
         let mut state = State {
-            before: std::array::from_fn(|register| 0x1111_1111_1111_1111 * register as u64 + 1),
+            before: std::array::from_fn(|register| {
+                0x1111_1111_1111_1111_u64.wrapping_mul(register as u64).wrapping_add(1)
+            }),
             after: [0; 17],
             own_rsp: 0,
             components: self.components,

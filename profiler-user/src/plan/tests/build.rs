@@ -80,7 +80,12 @@ fn plan_in(map: &SymbolMap, found: &[Found], all: &[Function]) -> Result<ProbePl
         inode: (1, 2),
         file: (1, 2),
     };
-    let target = Target { pid: Pid(1), name: "server".to_owned(), objects: vec![object] };
+    let target = Target {
+        pid: Pid(1),
+        name: "server".to_owned(),
+        objects: vec![object],
+        passed_over: vec![],
+    };
     let lookup = |object: ObjectId, address: VirtAddr| {
         all.iter().find(|f| f.object == object && f.code.address == address).cloned()
     };
@@ -488,7 +493,7 @@ fn more_functions_than_probes_are_refused() {
     let map = map(vec![span("*")], vec![]);
     let error = build(
         &map,
-        &Target { pid: Pid(1), name: String::new(), objects: vec![] },
+        &Target { pid: Pid(1), name: String::new(), objects: vec![], passed_over: vec![] },
         &[found(&all)],
         &|_, _| None,
         KernelForms::default(),

@@ -5,6 +5,7 @@ use profiler_common::{Capture, Source};
 use super::fixtures;
 use super::*;
 use crate::plan::CostClass::{Emulated, Optimised, SingleStepped};
+use crate::plan::analyse::analyse_leaves;
 
 fn of(fixture: &Fixture) -> Analysis {
     analysed(&function("f", fixture)).expect("a function that can be probed")
@@ -309,4 +310,41 @@ fn what_this_kernel_mishandles_is_passed_over() {
     let without_ret = analyse(&f, &|_| false, all.without(FormKind::Ret)).unwrap();
     assert_eq!(rets(&without_ret), [0; 0]);
     assert_eq!(without_ret.leaves.unprobed_rets.len(), 1);
+}
+
+/// A function whose symbol lies inside of `around`.
+fn within(address: u64, code: &str, around: &[(u64, &str)]) -> Function {
+    let around = around.iter().map(|(address, code)| part(*address, &bytes(code))).collect();
+    Function { around, ..hex("inner", address, code) }
+}
+
+#[test]
+fn a_start_inside_an_instruction_is_refused() {
+    // push rbx; movabs rax, 0x9090c35de5894855; lea rax, [rax+rdi]; pop rbx; ret
+    let holder = "53 48b8 554889e55dc39090 488d0438 5b c3";
+    let inner = within(0x1003, "554889e55dc39090", &[(0x1000, holder)]);
+    let refused = analysed(&inner).expect_err("it is the constant of an instruction");
+    assert_eq!(
+        refused.to_string(),
+        "its start is not where an instruction starts: it lies inside `mov rax, \
+         0x9090c35de5894855` at 0x1001, which control comes to from 0x1000, and a probe would change \
+         that instruction (a broken symbol table)"
+    );
+    assert!(analyse_leaves(&inner, KernelForms::default()).is_err());
+    // One of several is enough.
+    let inner = within(0x1003, "554889e55dc39090", &[(0xfff, "c3 c3"), (0x1000, holder)]);
+    assert!(analysed(&inner).is_err());
+}
+
+#[test]
+fn a_label_at_an_instruction_is_a_start() {
+    // push rbx; test rdi, rdi; js; lea rax, [rdi+9]; pop rbx; ret
+    let inner = "488d4709 5b c3";
+    assert!(analysed(&within(0x1006, inner, &[(0x1000, "53 4885ff 7804 488d4709 5b c3")])).is_ok());
+    // Nobody comes there: what is decoded from there on need not be code.
+    let apart = within(0x1003, "554889e55dc3", &[(0x1000, "c3 48b8 554889e55dc3 9090")]);
+    assert!(analysed(&apart).is_ok());
+    // By a jump over it, back into it.
+    let reached = within(0x1004, "554889e55dc3", &[(0x1000, "eb0a 48b8 554889e55dc39090 ebf4")]);
+    assert!(analysed(&reached).is_err());
 }

@@ -46,6 +46,7 @@ fn raw(name: &str, address: u64, code: &[u8], cold: &[(u64, &[u8])]) -> Function
         linkage: Arc::from(name),
         code: part(address, code),
         cold: cold.iter().map(|(address, code)| part(*address, code)).collect(),
+        around: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use super::*;
-use crate::plan::{LandingSite, Return, ReturnNeeds, Returns};
+use crate::plan::{KernelForms, LandingSite, Return, ReturnNeeds, Returns};
 
 const TEXT: &str = include_str!("landings.txt");
 
@@ -21,7 +21,7 @@ fn chosen(function: &Function) -> String {
         }
         Err(refused) => writeln!(text, "refused: {refused}").unwrap(),
     }
-    let returns = Returns::of(function).unwrap();
+    let returns = Returns::of(function, KernelForms::default()).unwrap();
     for address in returns.addresses() {
         let plan = returns.at(address, ReturnNeeds::Nothing);
         let first = match &plan.first {
