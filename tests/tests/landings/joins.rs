@@ -71,6 +71,35 @@ fn handlers_of_a_stripped_static_runtime() -> Result<()> {
     }
 }
 
+/// Panics of a program that names none of its runtime: the unwinder tells.
+#[test]
+fn panics_of_a_stripped_program() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let rounds = soak(300).max(60);
+    for level in ["-Copt-level=0", "-Copt-level=3"] {
+        let exported =
+            "-Clink-args=-Wl,--export-dynamic-symbol=root,--export-dynamic-symbol=thrower";
+        let binary = build("joins.rs", &[level, "-Cstrip=symbols", exported])?;
+        let twice =
+            twice(&binary, &[&rounds.to_string()], &symbol_map::of(&["root"], &["thrower"], ""))?;
+        twice.check()?;
+        ensure!(twice.traces.len() == rounds as usize * 100, "{} traces", twice.traces.len());
+        for (number, trace) in twice.traces.iter().enumerate() {
+            ensure!(trace.outline() == "root(thrower)", "{}", trace.outline());
+            for span in &trace.spans {
+                let left = span.name == "thrower" && number % 2 == 1;
+                let expected = if left { "unwound" } else { "returned" };
+                let end = span.ended()?;
+                ensure!(end == expected, "{level}: {} of call {number}: {end}", span.name);
+            }
+        }
+    }
+    Ok(())
+}
+
 fn contains(bytes: &[u8], part: &[u8]) -> bool {
     bytes.windows(part.len()).any(|window| window == part)
 }
