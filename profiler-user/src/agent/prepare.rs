@@ -296,6 +296,12 @@ fn add_silent(
             plan::add_silent(plan, target, watches, &symbols.everywhere(&select), forms);
         }
     }
+    for (watches, provider, marker, name) in plan::MARKED {
+        if wanted(watches) {
+            let functions = symbols.marked(provider, marker, &name.into());
+            plan::add_silent(plan, target, watches, &functions, forms);
+        }
+    }
 }
 
 /// Adds where the probed functions stand in their sources.

@@ -60,7 +60,7 @@ pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
 };
 pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
-pub use silent::{add_silent, silent};
+pub use silent::{MARKED, add_silent, silent};
 
 /// Finds the function that starts at an address of an object, if one does.
 pub type CodeLookup<'a> = dyn Fn(ObjectId, VirtAddr) -> Option<Function> + 'a;

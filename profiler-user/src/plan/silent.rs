@@ -5,10 +5,15 @@
 //! like its children. The runtime itself tells when an exception lands: `__cxa_begin_catch` (Itanium
 //! C++ ABI: Exception Handling, section 2.5.3) and the `cleanup` of Rust's `std::panicking` (never
 //! inlined) are called from the landing pad, with the stack pointer of the frame that catches. All
-//! calls whose return slots are not above theirs are gone.
+//! calls whose return slots are not above theirs are gone. Where a program has its own copy of the
+//! C++ runtime and was stripped, the runtime's marker `libstdcxx:catch` still tells where it is.
 //!
 //! `longjmp` and its kin leave calls without any landing pad; the `jmp_buf`, their first argument, has
 //! the stack pointer they return to (`agent/jumps.rs` reads it).
+//!
+//! The unwinder of gcc says where a frame goes on, in `_Unwind_SetIP`, whatever the language and its
+//! runtime: just before the frame's landing pad runs. Its first argument has the frame's stack pointer.
+//! That is so in any object with the one layout that is known here, which the function's code shows.
 //!
 //! **The dynamic loader** calls the empty function `_dl_debug_state` before and after it maps or
 //! unmaps objects, for debuggers (`r_brk` in glibc's `elf/dl-debug.c`; musl's `ldso/dynlink.c` has
@@ -31,6 +36,14 @@ use crate::target::Target;
 /// Where a `jmp_buf` keeps the stack pointer, bytes: glibc's `JB_RSP`, and musl's.
 const JMP_BUF_SP: i32 = 48;
 
+/// The function that sets where a frame goes on, …
+const SET_IP: &str = "_Unwind_SetIP";
+/// … its code, where the address is kept at offset 0x98 of the context (`mov [rdi+0x98],rsi; ret`), …
+const SET_IP_CODE: [u8; 8] = [0x48, 0x89, 0xb7, 0x98, 0x00, 0x00, 0x00, 0xc3];
+const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+/// … and where the context then keeps the stack pointer (`cfa` in libgcc's `unwind-dw2.c`), bytes.
+const CONTEXT_SP: i32 = 0x90;
+
 /// The functions by name, in whichever objects have a copy, and what their calls tell.
 #[must_use]
 pub fn silent() -> Vec<(Watches, Select)> {
@@ -39,11 +52,17 @@ pub fn silent() -> Vec<(Watches, Select)> {
     let others = [
         (Watches::Unwinding, Select::Linkage("__cxa_begin_catch".to_owned())),
         (Watches::Unwinding, Select::Linkage("_Unwind_Resume".to_owned())),
+        (Watches::Jumping, Select::Linkage(SET_IP.to_owned())),
         (Watches::Unwinding, Select::Function("std::panicking::*::cleanup".to_owned())),
         (Watches::Loading, Select::Linkage("_dl_debug_state".to_owned())),
     ];
     others.into_iter().chain(jumps).collect()
 }
+
+/// The functions that markers in their code tell, whether or not they have a name: provider, marker,
+/// and what the function is called.
+pub const MARKED: [(Watches, &str, &str, &str); 1] =
+    [(Watches::Unwinding, "libstdcxx", "catch", "__cxa_begin_catch")];
 
 /// Adds silent probes to a plan. A function that the map probes itself, or that cannot be probed,
 /// is left out.
@@ -61,13 +80,20 @@ pub fn add_silent<'a>(
             "witness: calls left by an exception end when it lands here"
         }
     };
-    let mut words = Words::default();
-    if watches == Watches::Jumping {
-        words.add(Capture::word_at(Source::Arg1, JMP_BUF_SP));
-    }
-    let Some(at_enter) = words.program() else { return };
     let mut disassembler = Disassembler::new();
     for function in functions {
+        let sets_ip = &*function.linkage == SET_IP;
+        if sets_ip && !has_known_layout(function) {
+            continue;
+        }
+        let note =
+            if sets_ip { "witness: calls left by an exception end when it lands" } else { note };
+        let mut words = Words::default();
+        if watches == Watches::Jumping {
+            let sp = if sets_ip { CONTEXT_SP } else { JMP_BUF_SP };
+            words.add(Capture::word_at(Source::Arg1, sp));
+        }
+        let Some(at_enter) = words.program() else { return };
         let Some(spec) = first_site(function, words.needs(), forms) else { continue };
         // One function may have several names.
         let taken = plan.probes.iter().any(|probe| {
@@ -104,6 +130,12 @@ pub fn add_silent<'a>(
             source: None,
         });
     }
+}
+
+/// Whether it is libgcc's of x86-64: that of another unwinder has another context.
+fn has_known_layout(set_ip: &Function) -> bool {
+    let code = &*set_ip.code.bytes;
+    code.strip_prefix(&ENDBR64).unwrap_or(code) == SET_IP_CODE
 }
 
 /// Where a call of a function is seen to begin. A function may be nothing but its `ret`.

@@ -16,6 +16,7 @@ mod frames;
 mod function;
 mod list;
 mod loaded;
+mod markers;
 mod name;
 mod nearest;
 mod pattern;

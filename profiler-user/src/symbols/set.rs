@@ -230,6 +230,10 @@ impl SymbolSet {
         })
     }
 
+    pub(super) const fn len(&self) -> usize {
+        self.objects.len()
+    }
+
     pub(super) fn load(&self, id: ObjectId) -> Result<&Loaded, SymbolError> {
         let object = self.objects.get(usize::from(id.0)).ok_or_else(|| SymbolError::Broken {
             file: PathBuf::new(),
