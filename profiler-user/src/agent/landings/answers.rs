@@ -82,6 +82,11 @@ impl Landings {
     ) -> Result<(), AttachError> {
         let Answer { question, found } = answer;
         let key = (question.space, question.address);
+        if self.is_void(answer, attached) {
+            // Whoever comes by next and lives asks again.
+            self.asked.remove(&(key.0, key.1, question.wanted));
+            return Ok(());
+        }
         let before = self.known.get(&key).map(|known| known.told);
         let nowhere = MappedCode { inode: (0, 0), offset: FileOffset(0) };
         let (told, code) = match (found, before) {
@@ -117,6 +122,19 @@ impl Landings {
         let known = self.known.entry(key).or_insert(Known { pid: question.pid, code, told });
         known.told = told;
         Ok(())
+    }
+
+    /// Whether it says nothing because its process has ended.
+    fn is_void(&self, answer: &Answer, attached: &mut Attached) -> bool {
+        let Answer { question, found } = answer;
+        let pid = attached.link_pid(question.pid);
+        let nothing = match found {
+            Err(_) => true,
+            Ok(learned) => learned
+                .sites(question.wanted)
+                .any(|site| self.standing(pid, learned.code.inode, site).is_none()),
+        };
+        nothing && attached.space_of(question.pid).is_none()
     }
 
     fn refused(&mut self, why: Unknown) {

@@ -113,7 +113,7 @@ impl Learner {
                         let found = reader.learn(&question);
                         News::Answer(Box::new(Answer { question, found }))
                     }
-                    Job::Recheck(recheck) => moved(recheck),
+                    Job::Recheck(recheck) => reader.recheck(recheck),
                 };
                 if tell.send(news).is_err() {
                     return;
@@ -137,19 +137,6 @@ impl Learner {
     pub(super) fn news(&self) -> Option<News> {
         self.news.try_recv().ok()
     }
-}
-
-fn moved(recheck: Recheck) -> News {
-    let Recheck { pid, space, believed } = recheck;
-    // A process that is gone calls nobody any more.
-    let moved = CodeMap::read(pid).map_or_else(
-        |_gone| Vec::new(),
-        |map| {
-            let other = believed.into_iter().filter(|(at, code)| map.at(at.0) != Some(*code));
-            other.map(|(address, _)| address).collect()
-        },
-    );
-    News::Moved(space, moved)
 }
 
 /// What has been read for the questions so far.
@@ -193,6 +180,20 @@ impl Reader {
         let wants_value = question.wanted == Wanted::Value;
         let for_value = wants_value.then(|| returns.at(back, question.needs));
         Ok(Learned { object: Arc::clone(object), code, plan, for_value })
+    }
+
+    /// Reads anew what is mapped, and says what of it is not as believed.
+    fn recheck(&mut self, recheck: Recheck) -> News {
+        let Recheck { pid, space, believed } = recheck;
+        // A process that is gone calls nobody any more.
+        let Ok(map) = CodeMap::read(pid) else { return News::Moved(space, Vec::new()) };
+        let other = believed.into_iter().filter(|(at, code)| {
+            // As when it was learned: the byte before it.
+            map.at(at.0.saturating_sub(1)) != Some(*code)
+        });
+        let moved = other.map(|(address, _)| address).collect();
+        self.maps.insert(space, map);
+        News::Moved(space, moved)
     }
 
     fn place(&mut self, space: u64, pid: Pid, address: u64) -> Option<MappedCode> {

@@ -100,6 +100,8 @@ pub(super) struct Landings {
     /// The address spaces it was told the kernel side of.
     spaces: FxHashSet<u64>,
     new_spaces: Vec<(Pid, u64)>,
+    /// Until the process becomes another program, or its end is read.
+    space_by_pid: FxHashMap<Pid, u64>,
     needs: ReturnNeeds,
     settling: BTreeMap<Pid, Instant>,
     begun: Instant,
@@ -127,6 +129,7 @@ impl Landings {
             foreseen: Vec::new(),
             spaces: FxHashSet::default(),
             new_spaces: Vec::new(),
+            space_by_pid: FxHashMap::default(),
             needs: ReturnNeeds::Value,
             settling: BTreeMap::new(),
             begun: Instant::now(),
@@ -212,9 +215,11 @@ impl Landings {
                 }
                 self.asked.insert((space, address, Wanted::Landing));
                 let question = Question { pid, space, address, wanted, needs: self.needs };
+                // As the learner has it: the last byte of the call.
+                let offset = FileOffset(code.offset.0.saturating_sub(1));
                 let found = Learned {
                     object: Arc::clone(object),
-                    code,
+                    code: MappedCode { offset, ..code },
                     plan: foreseen.plan.clone(),
                     for_value: foreseen.for_value.clone(),
                 };
@@ -231,20 +236,45 @@ impl Landings {
 
     /// Looks at an event: what a call says of its end.
     pub(super) fn event(&mut self, event: &Event, attached: &mut Attached) {
-        let EventBody::Enter { probe, ahead, .. } = event.body else { return };
+        let pid = event.lane.pid();
+        let (probe, ahead) = match event.body {
+            EventBody::Enter { probe, ahead, .. } => (probe, ahead),
+            EventBody::Fork { child } => {
+                // It may have ended before anything of it is read.
+                if let Some(space) = self.space_of(pid, attached) {
+                    self.space_by_pid.insert(child, space);
+                }
+                return;
+            }
+            EventBody::Exec | EventBody::ProcessEnd => {
+                self.space_by_pid.remove(&pid);
+                return;
+            }
+            _ => return,
+        };
         let Some(calls) = self.calls.get_mut(probe.index()) else { return };
         match ahead {
             Ahead::Landing(_) => calls.ends_with(),
             Ahead::Nothing => calls.ends_without(),
             Ahead::Wanted(wanted, address) => {
                 calls.ends_without();
-                self.ask(event.lane.pid(), address, wanted, attached);
+                self.ask(pid, address, wanted, attached);
             }
         }
     }
 
+    /// The address space of a process, which may have ended.
+    fn space_of(&mut self, pid: Pid, attached: &mut Attached) -> Option<u64> {
+        if let Some(space) = self.space_by_pid.get(&pid) {
+            return Some(*space);
+        }
+        let space = attached.space_of(pid)?;
+        self.space_by_pid.insert(pid, space);
+        Some(space)
+    }
+
     fn ask(&mut self, pid: Pid, address: ReturnAddr, wanted: Wanted, attached: &mut Attached) {
-        let Some(space) = attached.space_of(pid) else { return };
+        let Some(space) = self.space_of(pid, attached) else { return };
         if self.asked.len() >= ASKED || !self.asked.insert((space, address, wanted)) {
             return;
         }
@@ -283,6 +313,7 @@ impl Landings {
 
     /// What was attached for a process alone is no more.
     pub(super) fn removed_own(&mut self, pid: Pid) {
+        self.space_by_pid.remove(&pid);
         self.standing.retain(|(of, _)| *of != Some(pid));
     }
 
