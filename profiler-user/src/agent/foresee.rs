@@ -69,9 +69,11 @@ pub(super) fn foresee(
             .take(FORESEEN - foreseen.len())
             .collect();
         let containing = |address| symbols.containing(object, address);
-        let valued = (needs != ReturnNeeds::Nothing)
-            .then(|| predict(&addresses, needs, &containing, forms))
-            .unwrap_or_default();
+        let valued = if needs == ReturnNeeds::Nothing {
+            Vec::new()
+        } else {
+            predict(&addresses, needs, &containing, forms)
+        };
         let mut valued: FxHashMap<VirtAddr, ReturnPlan> =
             valued.into_iter().map(|of| (of.return_address, of.plan)).collect();
         for predicted in predict(&addresses, ReturnNeeds::Nothing, &containing, forms) {
