@@ -133,7 +133,7 @@ impl Fleet {
         prepared: Prepared,
         satisfied: Vec<bool>,
     ) -> Result<Addition, TargetError> {
-        let Prepared { target, map, plan, searched, took } = prepared;
+        let Prepared { target, map, plan, searched, took, .. } = prepared;
         self.map.get_or_insert_with(|| Arc::new(map));
         self.aim_at(&target)?;
         let exe = target.objects.first().map_or((0, 0), |object| object.inode);

@@ -3,12 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::Role;
+use profiler_common::{ProbeId, Role};
+use rustc_hash::FxHashMap;
 
 use crate::model::{VirtAddr, Watches};
 use crate::plan::{
-    CallScan, ForeseenReturn, KernelForms, PlannedProbe, ProbePlan, Return, ReturnNeeds, Site,
-    predict,
+    CallScan, ForeseenReturn, KernelForms, PlannedProbe, ProbePlan, Return, ReturnNeeds,
+    ReturnPlan, Site, predict,
 };
 use crate::symbols::{SymbolError, SymbolSet};
 use crate::target::ObjectId;
@@ -18,30 +19,47 @@ const CALLERS: usize = 32;
 /// Landings that are attached beforehand, at most.
 const FORESEEN: usize = 4096;
 
-/// Looks for the direct callers of a plan's functions, and where they go on. What cannot be read has
-/// none.
-pub(super) fn foresee(
-    plan: &ProbePlan,
-    symbols: &SymbolSet,
-    forms: KernelForms,
-) -> Vec<ForeseenReturn> {
+/// The direct calls of probed functions within one object.
+#[derive(Clone, Debug)]
+pub(crate) struct DirectCalls {
+    /// The object.
+    pub(crate) object: ObjectId,
+    /// The functions in it, with where their copies begin.
+    pub(crate) starts: Vec<(ProbeId, Vec<VirtAddr>)>,
+    /// The calls, by the starts of the functions.
+    pub(crate) scan: CallScan,
+}
+
+/// Looks for the direct calls of a plan's functions. An object that cannot be read has none.
+pub(super) fn direct_calls(plan: &ProbePlan, symbols: &SymbolSet) -> Vec<DirectCalls> {
     let mut by_object: BTreeMap<ObjectId, Vec<&PlannedProbe>> = BTreeMap::new();
     for (probe, rule) in plan.probes.iter().zip(&plan.rules.probes) {
         if rule.watches == Watches::Calls {
             by_object.entry(probe.object).or_default().push(probe);
         }
     }
-    let mut foreseen = Vec::new();
+    let mut calls = Vec::with_capacity(by_object.len());
     for (object, probes) in by_object {
-        let (starts, scan) = match scan_calls(symbols, object, &probes) {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                tracing::debug!(%error, "its callers are not looked for");
-                continue;
-            }
-        };
-        let needs = probes.iter().map(|probe| ReturnNeeds::of(&probe.at_ret)).max();
-        let needs = needs.unwrap_or_default();
+        match scan_calls(symbols, object, &probes) {
+            Ok(found) => calls.push(found),
+            Err(error) => tracing::debug!(%error, "its callers are not looked for"),
+        }
+    }
+    calls
+}
+
+/// Where the direct calls of a plan's functions go on. What cannot be told is left out.
+pub(super) fn foresee(
+    plan: &ProbePlan,
+    calls: &[DirectCalls],
+    symbols: &SymbolSet,
+    forms: KernelForms,
+) -> Vec<ForeseenReturn> {
+    let mut foreseen = Vec::new();
+    for DirectCalls { object, starts, scan } in calls {
+        let object = *object;
+        let probes = starts.iter().filter_map(|(id, _)| plan.probes.get(id.index()));
+        let needs = probes.map(|probe| ReturnNeeds::of(&probe.at_ret)).max().unwrap_or_default();
         let addresses: Vec<VirtAddr> = starts
             .iter()
             .flat_map(|(_, starts)| starts)
@@ -55,38 +73,27 @@ pub(super) fn foresee(
             ReturnNeeds::Nothing => Vec::new(),
             _ => predict(&addresses, needs, &containing, forms),
         };
+        let mut valued: FxHashMap<VirtAddr, ReturnPlan> =
+            valued.into_iter().map(|of| (of.return_address, of.plan)).collect();
         for predicted in predict(&addresses, ReturnNeeds::Nothing, &containing, forms) {
             let address = predicted.return_address;
             if matches!(predicted.plan.first, Return::None(_)) {
                 continue;
             }
             let Some(offset) = symbols.offset_of(object, address) else { continue };
-            let with_value = valued.iter().find(|other| other.return_address == address);
-            foreseen.push(ForeseenReturn {
-                object,
-                offset,
-                plan: predicted.plan,
-                for_value: with_value.map(|other| other.plan.clone()),
-            });
+            let for_value = valued.remove(&address);
+            foreseen.push(ForeseenReturn { object, offset, plan: predicted.plan, for_value });
         }
     }
     foreseen
 }
 
-/// Functions with where their copies begin.
-type Starts<'p> = Vec<(&'p PlannedProbe, Vec<VirtAddr>)>;
-
-/// Looks through an object's code for direct calls of functions in it; by the starts of their
-/// copies.
-///
-/// # Errors
-/// If it cannot be read.
-pub(crate) fn scan_calls<'p>(
+fn scan_calls(
     symbols: &SymbolSet,
     object: ObjectId,
-    probes: &[&'p PlannedProbe],
-) -> Result<(Starts<'p>, CallScan), SymbolError> {
-    let starts: Starts<'p> = probes.iter().map(|probe| (*probe, starts(probe, symbols))).collect();
+    probes: &[&PlannedProbe],
+) -> Result<DirectCalls, SymbolError> {
+    let starts: Vec<_> = probes.iter().map(|probe| (probe.id, starts(probe, symbols))).collect();
     let mut scan = CallScan::of(starts.iter().flat_map(|(_, starts)| starts.iter().copied()));
     for stub in symbols.stubs(object)? {
         scan.add_alias(stub.address, stub.function);
@@ -94,7 +101,7 @@ pub(crate) fn scan_calls<'p>(
     symbols.each_piece_of_code(object, CallScan::OVERLAP, &mut |base, code| {
         scan.scan(base, code);
     })?;
-    Ok((starts, scan))
+    Ok(DirectCalls { object, starts, scan })
 }
 
 fn starts(probe: &PlannedProbe, symbols: &SymbolSet) -> Vec<VirtAddr> {

@@ -37,7 +37,7 @@ pub use replay::replay;
 pub use run::{RunSettings, run};
 
 pub(crate) use fitting::{Fit, ObjectFit};
-pub(crate) use foresee::scan_calls;
+pub(crate) use foresee::DirectCalls;
 pub(crate) use live::{Live, LiveOptions};
 pub(crate) use prepare::{Prepared, prepare, prepare_with};
 pub(crate) use survey::{Survey, survey};

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 
 use super::fitting::fit;
-use super::foresee::foresee;
-use crate::config::{self, Known, Library, MapError, MapOrigin, SymbolMap};
+use super::foresee::{DirectCalls, direct_calls, foresee};
+use crate::config::{self, Known, Library, MapError, MapOrigin, Selector, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, KernelForms, PlanError, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
@@ -45,6 +45,10 @@ pub(crate) struct Prepared {
     pub(crate) plan: ProbePlan,
     /// The files that were searched.
     pub(crate) searched: Vec<Inode>,
+    /// The symbols of the target.
+    pub(crate) symbols: Arc<SymbolSet>,
+    /// The direct calls of the probed functions.
+    pub(crate) calls: Vec<DirectCalls>,
     /// How long it took to read the symbols and to plan.
     pub(crate) took: Duration,
 }
@@ -52,6 +56,7 @@ pub(crate) struct Prepared {
 /// A plan, and which of [`plan::selectors`] the executable answers: for those no library is searched.
 pub(super) struct Planned {
     pub(super) plan: ProbePlan,
+    pub(super) calls: Vec<DirectCalls>,
     pub(super) satisfied: Vec<bool>,
 }
 
@@ -181,9 +186,10 @@ pub(super) fn prepare_target(
         Ok((map, planned))
     });
     match planned {
-        Ok((map, Planned { plan, satisfied })) => {
+        Ok((map, Planned { plan, calls, satisfied })) => {
             let searched = searched(&target, &symbols);
-            Ok((Prepared { target, map, plan, searched, took: begun.elapsed() }, satisfied))
+            let (symbols, took) = (Arc::new(symbols), begun.elapsed());
+            Ok((Prepared { target, map, plan, searched, symbols, calls, took }, satisfied))
         }
         Err(error) => Err(error.unless_ending(&target)),
     }
@@ -202,7 +208,8 @@ pub(super) fn plan_for_what_is_there(
     match plan_for(&map, target, symbols, search) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
             let satisfied = vec![false; plan::selectors(&map).len()];
-            Ok(Planned { plan: plan_for_loading(target, symbols, search.forms), satisfied })
+            let plan = plan_for_loading(target, symbols, search.forms);
+            Ok(Planned { plan, calls: Vec::new(), satisfied })
         }
         planned => planned,
     }
@@ -227,23 +234,22 @@ pub(super) fn plan_for_additions(
 ) -> Result<Planned, PrepareError> {
     let mut map = map.clone();
     map.spans.iter_mut().for_each(|span| span.required = false);
+    // What names its object is meant wherever such an object is.
     let selectors = plan::selectors(&map);
-    let mut found = Vec::with_capacity(selectors.len());
-    for (selector, satisfied) in selectors.into_iter().zip(satisfied) {
-        // What names its object is meant wherever such an object is.
-        if *satisfied && selector.object.is_none() {
-            found.push(Found { functions: Vec::new(), nothing: None });
-            continue;
-        }
-        found.push(symbols.find(selector, search.max_functions)?);
-    }
-    let plan = match assemble(&map, target, symbols, &found, search.forms) {
+    let open = |(of, satisfied): (&Selector, &bool)| !*satisfied || of.object.is_some();
+    let open: Vec<bool> = selectors.iter().copied().zip(satisfied).map(open).collect();
+    let asked = selectors.iter().zip(&open).filter(|(_, open)| **open).map(|(of, _)| *of);
+    let mut found = symbols.find_all(&asked.collect::<Vec<_>>(), search.max_functions)?.into_iter();
+    let nothing = || Found { functions: Vec::new(), nothing: None };
+    let found = open.iter().map(|open| open.then(|| found.next()).flatten());
+    let found: Vec<Found> = found.map(|found| found.unwrap_or_else(nothing)).collect();
+    let (plan, calls) = match assemble(&map, target, symbols, &found, search.forms) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
-            plan_for_loading(target, symbols, search.forms)
+            (plan_for_loading(target, symbols, search.forms), Vec::new())
         }
         plan => plan?,
     };
-    Ok(Planned { plan, satisfied: satisfied.to_vec() })
+    Ok(Planned { plan, calls, satisfied: satisfied.to_vec() })
 }
 
 /// A plan for the dynamic loader alone.
@@ -266,7 +272,8 @@ fn plan_for(
     let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
     let in_exe = |found: &Found| found.functions.iter().any(|of| of.object == ObjectId(0));
     let satisfied = found.iter().map(in_exe).collect();
-    Ok(Planned { plan: assemble(map, target, symbols, &found, search.forms)?, satisfied })
+    let (plan, calls) = assemble(map, target, symbols, &found, search.forms)?;
+    Ok(Planned { plan, calls, satisfied })
 }
 
 fn assemble(
@@ -275,13 +282,14 @@ fn assemble(
     symbols: &SymbolSet,
     found: &[Found],
     forms: KernelForms,
-) -> Result<ProbePlan, PrepareError> {
+) -> Result<(ProbePlan, Vec<DirectCalls>), PrepareError> {
     let lookup = |object, address| symbols.function_at(object, address);
     let mut plan = plan::build(map, target, found, &lookup, forms)?;
     add_silent(&mut plan, target, symbols, forms, |_| true);
     add_sources(&mut plan, symbols);
-    plan.foreseen = foresee(&plan, symbols, forms);
-    Ok(plan)
+    let calls = direct_calls(&plan, symbols);
+    plan.foreseen = foresee(&plan, &calls, symbols, forms);
+    Ok((plan, calls))
 }
 
 fn add_silent(

@@ -41,6 +41,12 @@ pub(super) fn why_nothing(nothing: Option<&Nothing>) -> String {
             "stripped of function symbols ({}): install the debug symbols, or give `address = 0x…`",
             objects.join("; ")
         ),
+        Some(Nothing::NotCompared) => {
+            "no function has this name: it may be spelled differently or have been inlined away; \
+             names near it are looked for only for the first that are missing (`qprof symbols` \
+             shows what there is)"
+                .to_owned()
+        }
         Some(Nothing::NoName(nearest)) if nearest.is_empty() => {
             "no function has this name: it may be spelled differently or have been inlined away"
                 .to_owned()

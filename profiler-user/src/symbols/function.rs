@@ -55,6 +55,8 @@ pub enum Nothing {
     Stripped(Vec<String>),
     /// No name matches; up to five nearest names, nearest first.
     NoName(Vec<String>),
+    /// No name matches, and which ones are near was not looked for: too many others are missing.
+    NotCompared,
     /// The names that match have no code here: inlined away or imported only.
     NoCode(Vec<String>),
     /// The address lies in no function or no executable segment.
@@ -73,6 +75,9 @@ impl fmt::Display for Nothing {
                  by `address = 0x…`",
                 objects.join("; ")
             ),
+            Self::NotCompared => {
+                write!(f, "no name matches; too many are missing to look for what is near each")
+            }
             Self::NoName(near) if near.is_empty() => {
                 write!(f, "no name is like it; it may be inlined everywhere, or spelt otherwise")
             }

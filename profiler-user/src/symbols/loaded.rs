@@ -1,5 +1,6 @@
 //! An object with its symbols read: from names and addresses to functions.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -10,6 +11,7 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::elf::{Elf, Range};
 use super::frames::Frames;
 use super::name::{self, Name};
+use super::nearest::Components;
 use super::pattern::Pattern;
 use super::table::{Kind, Symbol, Table};
 use super::{CodePart, Function, SymbolError, debug_file};
@@ -20,7 +22,7 @@ const NESTED: usize = 64;
 
 /// A symbol of an object: which table, which entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct SymbolId {
+pub(super) struct SymbolId {
     table: usize,
     index: usize,
 }
@@ -55,6 +57,7 @@ pub(super) struct Loaded {
     /// Whether local functions are known, too, and not only what is exported.
     complete: bool,
     frames: OnceLock<Frames>,
+    components: OnceLock<Components>,
     /// Code that reaches over the starts of other functions, by its bounds; none: unreadable.
     shared: Mutex<FxHashMap<(u64, u64), Option<CodePart>>>,
 }
@@ -79,8 +82,16 @@ impl Loaded {
             .map(|(symbol, id)| (symbol.address, id))
             .collect();
         starts.sort_by_key(|&(address, _)| address);
-        let (cold, frames) = (OnceLock::new(), OnceLock::new());
-        Self { elf, tables, starts, cold, complete, frames, shared: Mutex::default() }
+        Self {
+            elf,
+            tables,
+            starts,
+            cold: OnceLock::new(),
+            complete,
+            frames: OnceLock::new(),
+            components: OnceLock::new(),
+            shared: Mutex::default(),
+        }
     }
 
     fn cold(&self) -> &ColdParts {
@@ -165,6 +176,20 @@ impl Loaded {
             let functions = table.symbols.iter().filter(|symbol| symbol.kind == Kind::Function);
             functions.map(|symbol| table.raw_name(symbol))
         })
+    }
+
+    /// The last components of the names of all functions.
+    pub(super) fn components(&self) -> &Components {
+        self.components.get_or_init(|| {
+            let functions = ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function);
+            let name = |id: SymbolId| self.tables[id.table].raw_name(self.symbol(id));
+            Components::of(functions.map(|id| (id, name(id))))
+        })
+    }
+
+    /// The name of a symbol, as its table has it.
+    pub(super) fn linkage(&self, id: SymbolId) -> Cow<'_, str> {
+        self.tables[id.table].name(self.symbol(id))
     }
 
     /// If only exported functions are known: how many, in words.

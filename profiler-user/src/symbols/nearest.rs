@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use super::loaded::Loaded;
+use super::loaded::{Loaded, SymbolId};
 use super::name::{self, Name};
 use super::pattern::Pattern;
 
@@ -13,14 +13,42 @@ const TOLD: usize = 5;
 /// How many last components are looked at whole.
 const COMPONENTS: usize = 48;
 /// How many names are demangled to find the best.
-const DEMANGLED: usize = 1024;
+const DEMANGLED: usize = 256;
 /// Longer names are compared by their beginnings.
-const COMPARED: usize = 200;
+const COMPARED: usize = 100;
+/// Where nothing is near, names are compared by so much of their beginnings.
+const GLANCED: usize = 24;
 
 /// A name and the same as the symbol table has it.
 pub(super) struct Near {
     pub(super) name: Name,
     pub(super) linkage: String,
+}
+
+/// The last components of an object's names, which can be compared without demangling.
+#[derive(Debug, Default)]
+pub(super) struct Components(Vec<Component>);
+
+#[derive(Debug)]
+struct Component {
+    /// In lower case.
+    text: String,
+    names: Vec<SymbolId>,
+}
+
+impl Components {
+    pub(super) fn of<'n>(names: impl Iterator<Item = (SymbolId, &'n [u8])>) -> Self {
+        let mut by_text: FxHashMap<String, Vec<SymbolId>> = FxHashMap::default();
+        for (id, name) in names {
+            let component = last_component(name);
+            let text = String::from_utf8_lossy(&component).to_lowercase();
+            by_text.entry(text).or_default().push(id);
+        }
+        let all = by_text.into_iter().map(|(text, names)| Component { text, names });
+        let mut all: Vec<Component> = all.collect();
+        all.sort_unstable_by(|a, b| a.text.cmp(&b.text));
+        Self(all)
+    }
 }
 
 /// Five names near a pattern, nearest first. First the last components of all mangled names are
@@ -32,35 +60,31 @@ pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<
     if wanted.is_empty() {
         return Vec::new();
     }
-    let names: Vec<(Cow<'_, [u8]>, &[u8])> = objects
-        .iter()
-        .flat_map(|object| object.function_names())
-        .map(|name| (last_component(name), name))
-        .collect();
-    let ranked = |how: &dyn Fn(&[u8]) -> Option<usize>| -> Vec<(usize, &[u8])> {
-        let mut distances: FxHashMap<&[u8], Option<usize>> = FxHashMap::default();
-        for (component, _) in &names {
-            distances.entry(component).or_insert_with(|| how(component));
-        }
-        distances.into_iter().filter_map(|(component, far)| Some((far?, component))).collect()
+    let ranked = |how: &dyn Fn(&str) -> Option<usize>| -> Vec<(usize, &str, &Loaded, &[SymbolId])> {
+        let all = objects.iter().flat_map(|&object| {
+            object.components().0.iter().map(move |component| (object, component))
+        });
+        all.filter_map(|(object, Component { text, names })| {
+            Some((how(text)?, text.as_str(), object, names.as_slice()))
+        })
+        .collect()
     };
     let mut best = ranked(&|component| distance(&wanted, component));
     if best.is_empty() && any {
         best = ranked(&|component| far_distance(&wanted, component));
     }
-    best.sort_unstable();
+    best.sort_by_key(|&(far, text, ..)| (far, text));
     best.truncate(COMPONENTS);
-    let best: FxHashMap<&[u8], usize> = best.into_iter().map(|(far, name)| (name, far)).collect();
 
-    let base = start(pattern.base());
-    let mut near: Vec<_> = names
+    let base = start(pattern.base(), COMPARED);
+    let mut near: Vec<_> = best
         .iter()
-        .filter_map(|(component, name)| Some((*best.get(component.as_ref())?, name)))
+        .flat_map(|&(far, _, object, names)| names.iter().map(move |&id| (far, object, id)))
         .take(DEMANGLED)
-        .map(|(far, linkage)| {
-            let linkage = String::from_utf8_lossy(linkage).into_owned();
+        .map(|(far, object, id)| {
+            let linkage = object.linkage(id).into_owned();
             let name = name::read(&linkage);
-            let unlike = strsim::osa_distance(base, start(&name.base));
+            let unlike = strsim::osa_distance(base, start(&name.base, COMPARED));
             (far, unlike, Near { name, linkage })
         })
         .collect();
@@ -72,8 +96,7 @@ pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<
 }
 
 /// How far a component is from the one wanted; none: too far to be told.
-fn distance(wanted: &str, component: &[u8]) -> Option<usize> {
-    let component = String::from_utf8_lossy(component).to_lowercase();
+fn distance(wanted: &str, component: &str) -> Option<usize> {
     let longer = wanted.len().max(component.len());
     let shorter = wanted.len().min(component.len());
     if shorter == 0 || longer > COMPARED {
@@ -81,7 +104,7 @@ fn distance(wanted: &str, component: &[u8]) -> Option<usize> {
     }
     // `Search` for `SearchOnGrowing`: no slip of the finger, but what was meant.
     let extends = wanted.len() >= 4 && component.contains(wanted);
-    let shortens = 2 * component.len() >= wanted.len() && wanted.contains(component.as_str());
+    let shortens = 2 * component.len() >= wanted.len() && wanted.contains(component);
     if extends || shortens {
         return Some((longer - shorter).div_ceil(3));
     }
@@ -89,20 +112,19 @@ fn distance(wanted: &str, component: &[u8]) -> Option<usize> {
     if longer - shorter > tolerated {
         return None;
     }
-    let far = strsim::osa_distance(wanted, &component);
+    let far = strsim::osa_distance(wanted, component);
     (far <= tolerated).then_some(far)
 }
 
-/// How far a component is, however far.
-fn far_distance(wanted: &str, component: &[u8]) -> Option<usize> {
-    let component = String::from_utf8_lossy(component).to_lowercase();
+/// How far a component is, however far; by their beginnings, as this is asked of all there are.
+fn far_distance(wanted: &str, component: &str) -> Option<usize> {
     // What the compiler and the C library bring along is nobody's stage.
     let own = !component.is_empty() && !component.starts_with('_') && component.len() <= COMPARED;
-    own.then(|| strsim::osa_distance(start(wanted), &component))
+    own.then(|| strsim::osa_distance(start(wanted, GLANCED), start(component, GLANCED)))
 }
 
-fn start(name: &str) -> &str {
-    let end = (0..=COMPARED.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
+fn start(name: &str, most: usize) -> &str {
+    let end = (0..=most.min(name.len())).rev().find(|&at| name.is_char_boundary(at));
     &name[..end.unwrap_or(0)]
 }
 
@@ -200,9 +222,9 @@ mod tests {
 
     #[test]
     fn distances() {
-        assert_eq!(distance("search", b"Search"), Some(0));
-        assert_eq!(distance("serach", b"search"), Some(1));
-        assert!(distance("search", b"SearchOnGrowing").is_some());
-        assert_eq!(distance("search", b"insert"), None);
+        assert_eq!(distance("search", "search"), Some(0));
+        assert_eq!(distance("serach", "search"), Some(1));
+        assert!(distance("search", "searchongrowing").is_some());
+        assert_eq!(distance("search", "insert"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use super::elf::Elf;
 use super::loaded::{Hit, Loaded};
@@ -15,6 +16,10 @@ use crate::target::{MappedObject, ObjectId, Target};
 
 /// How many names an error about too many shows.
 const EXAMPLES: usize = 3;
+/// For how many names that are missing the nearest are looked for.
+const EXPLAINED: usize = 12;
+/// Threads that search at once, at most.
+const SEARCHERS: usize = 8;
 /// Longer parameter lists are left out of messages.
 const SHOWN: usize = 120;
 
@@ -121,6 +126,16 @@ impl SymbolSet {
     /// executable, or an object the selector names, cannot be read. What cannot be read of
     /// the others is passed over, with a warning.
     pub fn find(&self, selector: &Selector, limit: usize) -> Result<Found, SymbolError> {
+        self.find_and_explain(selector, limit, true)
+    }
+
+    /// [`SymbolSet::find`]; without `compare` no names are looked for that are near.
+    fn find_and_explain(
+        &self,
+        selector: &Selector,
+        limit: usize,
+        compare: bool,
+    ) -> Result<Found, SymbolError> {
         let wanted = Wanted::new(&selector.select);
         let all: Vec<ObjectId> = (0..self.objects.len() as u16).map(ObjectId).collect();
         let (first, then) = match (&selector.object, all.split_first()) {
@@ -155,7 +170,7 @@ impl SymbolSet {
             searched.extend(others);
         }
         if hits.is_empty() {
-            return Ok(nothing(self.explain(&searched, first.len(), &wanted)));
+            return Ok(nothing(self.explain(&searched, first.len(), &wanted, compare)));
         }
         if hits.len() > limit {
             return Err(too_many(&selector.select, &hits, limit));
@@ -166,7 +181,8 @@ impl SymbolSet {
         Ok(Found { functions: functions.collect::<Result<_, _>>()?, nothing: None })
     }
 
-    /// [`SymbolSet::find`] for several selectors, in their order.
+    /// [`SymbolSet::find`] for several selectors, in their order; of those without a match, only the
+    /// first 12 are told which names are near. They are searched side by side, each processor some.
     ///
     /// # Errors
     /// The first of [`SymbolSet::find`].
@@ -175,7 +191,30 @@ impl SymbolSet {
         selectors: &[&Selector],
         limit: usize,
     ) -> Result<Vec<Found>, SymbolError> {
-        selectors.iter().map(|selector| self.find(selector, limit)).collect()
+        let helpers = thread::available_parallelism().map_or(1, usize::from).min(SEARCHERS);
+        let share = selectors.len().div_ceil(helpers).max(1);
+        let find = |selectors: &[&Selector]| -> Result<Vec<Found>, SymbolError> {
+            let each = selectors.iter().map(|of| self.find_and_explain(of, limit, false));
+            each.collect()
+        };
+        let mut shares = selectors.chunks(share);
+        let Some(first) = shares.next() else { return Ok(Vec::new()) };
+        let mut found = thread::scope(|scope| {
+            let others: Vec<_> =
+                shares.map(|share| (share, scope.spawn(move || find(share)))).collect();
+            let mut found = find(first)?;
+            for (share, searching) in others {
+                // One that failed to run is done again here, where it is seen to fail.
+                found.extend(searching.join().unwrap_or_else(|_| find(share))?);
+            }
+            Ok(found)
+        })?;
+        let missing = found.iter_mut().zip(selectors);
+        let missing = missing.filter(|(found, _)| found.nothing == Some(Nothing::NotCompared));
+        for (found, selector) in missing.take(EXPLAINED) {
+            *found = self.find(selector, limit)?;
+        }
+        Ok(found)
     }
 
     /// Every copy of a function in whatever object has one: the executable and all libraries. What
@@ -252,6 +291,7 @@ impl SymbolSet {
         searched: &[(ObjectId, &Loaded)],
         meant: usize,
         wanted: &Wanted<'_>,
+        compare: bool,
     ) -> Nothing {
         let objects: Vec<&Loaded> = searched.iter().map(|&(_, loaded)| loaded).collect();
         // In a stripped object what was meant is probably there, but has no name.
@@ -263,7 +303,9 @@ impl SymbolSet {
                 Some(format!("{name}: {}", loaded.stripped()?))
             })
             .collect();
-        let nearest = |pattern: &Pattern| nearest(&objects, pattern, stripped.is_empty());
+        let nearest = |pattern: &Pattern| {
+            if compare { nearest(&objects, pattern, stripped.is_empty()) } else { Vec::new() }
+        };
         let (imported, near) = match wanted {
             Wanted::Name(pattern) => {
                 let imported = objects.iter().flat_map(|object| object.imports(pattern)).collect();
@@ -285,6 +327,9 @@ impl SymbolSet {
         };
         if !imported.is_empty() {
             return Nothing::NoCode(unique(imported.into_iter()));
+        }
+        if !compare {
+            return Nothing::NotCompared;
         }
         if !stripped.is_empty() && near.is_empty() {
             return Nothing::Stripped(stripped);

@@ -1,8 +1,12 @@
 //! A symbol table, arranged for one question: which names contain these bytes?
 
+use std::hash::Hasher;
+use std::sync::OnceLock;
+
 use memchr::{memchr, memmem, memrchr};
 use object::elf::{self, Sym64};
 use object::{LittleEndian as LE, pod};
+use rustc_hash::FxHasher;
 
 use super::SymbolError;
 use super::elf::{Elf, Section, string_at};
@@ -39,6 +43,8 @@ pub(super) struct Table {
     strings: Vec<u8>,
     /// By the offset of their names.
     pub(super) symbols: Vec<Symbol>,
+    /// By the hash of their names without a version: made when a whole name is first asked for.
+    by_name: OnceLock<Vec<(u64, u32)>>,
 }
 
 impl Table {
@@ -70,7 +76,7 @@ impl Table {
             .filter(|symbol| !string_at(&strings, symbol.name).is_empty())
             .collect();
         symbols.sort_by_key(|symbol| symbol.name);
-        let mut this = Self { strings, symbols };
+        let mut this = Self { strings, symbols, by_name: OnceLock::new() };
         for index in this.containing(&memmem::Finder::new(".cold")) {
             if this.symbols[index].kind == Kind::Function
                 && name::cold_parent(&this.name(&this.symbols[index])).is_some()
@@ -106,12 +112,24 @@ impl Table {
 
     /// The symbols that have exactly this name.
     pub(super) fn named(&self, linkage: &str) -> Vec<usize> {
-        let mut found = self.containing(&memmem::Finder::new(linkage));
-        found.retain(|&index| {
-            let name = self.name(&self.symbols[index]);
-            name == linkage || name::without_version(&name) == linkage
+        let by_name = self.by_name.get_or_init(|| {
+            let hashed = (0_u32..).zip(&self.symbols);
+            let mut by_name: Vec<(u64, u32)> =
+                hashed.map(|(index, symbol)| (hash(self.raw_name(symbol)), index)).collect();
+            by_name.sort_unstable();
+            by_name
         });
-        found
+        let wanted = hash(linkage.as_bytes());
+        let from = by_name.partition_point(|&(hash, _)| hash < wanted);
+        let alike = by_name.get(from..).unwrap_or_default().iter();
+        alike
+            .take_while(|&&(hash, _)| hash == wanted)
+            .map(|&(_, index)| index as usize)
+            .filter(|&index| {
+                let name = self.name(&self.symbols[index]);
+                name == linkage || name::without_version(&name) == linkage
+            })
+            .collect()
     }
 
     /// The symbols whose names contain some bytes: one pass over the string table instead of one
@@ -135,6 +153,14 @@ impl Table {
         }
         found
     }
+}
+
+/// The hash of a name without its version.
+fn hash(name: &[u8]) -> u64 {
+    let end = memchr(b'@', name).unwrap_or(name.len());
+    let mut hasher = FxHasher::default();
+    hasher.write(name.get(..end).unwrap_or(name));
+    hasher.finish()
 }
 
 fn read(symbol: &Sym64<LE>, main: &Elf) -> Option<Symbol> {

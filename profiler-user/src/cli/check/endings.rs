@@ -3,14 +3,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::agent::scan_calls;
+use crate::agent::{DirectCalls, Prepared};
 use crate::model::VirtAddr;
-use crate::plan::{
-    CallScan, CostClass, KernelForms, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds,
-    predict,
-};
-use crate::symbols::SymbolSet;
-use crate::target::{ObjectId, Target};
+use crate::plan::{CostClass, KernelForms, Predicted, Return, ReturnNeeds, predict};
 
 use profiler_common::ProbeId;
 
@@ -69,56 +64,43 @@ impl Endings {
     }
 }
 
-/// Looks for the direct callers of all functions of a plan whose ends are asked for. What cannot be
-/// read has none.
+/// Tells how the direct calls of a plan's functions will be seen to end.
 pub(super) fn predict_endings(
-    target: &Target,
-    plan: &ProbePlan,
-    is_call: &dyn Fn(&PlannedProbe) -> bool,
+    prepared: &Prepared,
     forms: KernelForms,
 ) -> HashMap<ProbeId, Endings> {
-    let symbols = SymbolSet::new(target);
-    let mut by_object: BTreeMap<ObjectId, Vec<&PlannedProbe>> = BTreeMap::new();
-    for probe in plan.probes.iter().filter(|probe| is_call(probe)) {
-        by_object.entry(probe.object).or_default().push(probe);
-    }
     let mut endings = HashMap::new();
-    for (object, probes) in by_object {
-        let (starts, scan) = match scan_calls(&symbols, object, &probes) {
-            Ok(scanned) => scanned,
-            Err(error) => {
-                tracing::warn!(%error, "its callers are not looked for");
-                continue;
-            }
-        };
+    for calls in &prepared.calls {
         for needs in [ReturnNeeds::Nothing, ReturnNeeds::Value, ReturnNeeds::Pointee] {
-            let alike = starts.iter().filter(|(probe, _)| ReturnNeeds::of(&probe.at_ret) == needs);
-            add(&mut endings, &symbols, object, &scan, (needs, forms), alike);
+            add(&mut endings, prepared, calls, needs, forms);
         }
     }
     endings
 }
 
 /// Adds the endings of functions that need the same, so that each caller is decoded once.
-fn add<'a>(
+fn add(
     endings: &mut HashMap<ProbeId, Endings>,
-    symbols: &SymbolSet,
-    object: ObjectId,
-    scan: &CallScan,
-    (needs, forms): (ReturnNeeds, KernelForms),
-    probes: impl Iterator<Item = &'a (&'a PlannedProbe, Vec<VirtAddr>)>,
+    prepared: &Prepared,
+    DirectCalls { object, starts, scan }: &DirectCalls,
+    needs: ReturnNeeds,
+    forms: KernelForms,
 ) {
     let mut probe_at: HashMap<VirtAddr, ProbeId> = HashMap::new();
-    for (probe, starts) in probes {
+    for (id, starts) in starts {
+        let probe = prepared.plan.probes.get(id.index());
+        if probe.is_none_or(|probe| ReturnNeeds::of(&probe.at_ret) != needs) {
+            continue;
+        }
         let found = || starts.iter().filter_map(|start| scan.callers(*start));
         let more = found().map(|found| found.count - found.return_addresses.len()).sum();
-        endings.insert(probe.id, Endings { needs, predicted: Vec::new(), more });
+        endings.insert(*id, Endings { needs, predicted: Vec::new(), more });
         for address in found().flat_map(|found| &found.return_addresses) {
-            probe_at.insert(*address, probe.id);
+            probe_at.insert(*address, *id);
         }
     }
     let addresses: Vec<VirtAddr> = probe_at.keys().copied().collect();
-    let containing = |address| symbols.containing(object, address);
+    let containing = |address| prepared.symbols.containing(*object, address);
     for predicted in predict(&addresses, needs, &containing, forms) {
         let probe = probe_at.get(&predicted.return_address);
         if let Some(endings) = probe.and_then(|probe| endings.get_mut(probe)) {

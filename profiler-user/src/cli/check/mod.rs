@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::settings::{self, ConfigArg};
 use super::units;
-use crate::agent::{Prepared, prepare};
+use crate::agent::prepare;
 use crate::doctor::known_kernel;
 use crate::model::Watches;
 use crate::plan::{CostClass, PlannedProbe, ProbePlan, Site};
@@ -44,9 +44,7 @@ pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> 
     let forms = known_kernel().forms;
     let aim = settings::aim(args.pid, &args.map, args.max_functions, &settings, forms)?;
     let prepared = prepare(&aim)?;
-    let Prepared { target, plan, .. } = &prepared;
-    let endings =
-        endings::predict_endings(target, plan, &|p| watches(plan, p) == Watches::Calls, forms);
+    let endings = endings::predict_endings(&prepared, forms);
     if args.json {
         json::write(&prepared, &endings, out)?;
     } else {
