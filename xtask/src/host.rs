@@ -62,6 +62,7 @@ pub(crate) fn parse_version(text: &str) -> Option<(u32, u32)> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Need {
     Compilers,
+    Clang,
     Musl,
     Network,
     Binutils,
@@ -73,6 +74,7 @@ impl Need {
     fn package(self) -> &'static str {
         match self {
             Self::Compilers => "build-essential",
+            Self::Clang => "clang",
             Self::Musl => "musl-tools",
             Self::Network => "iproute2",
             Self::Binutils => "binutils",
@@ -84,6 +86,7 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Self::Compilers => all_there(&["cc", "gcc", "g++"]),
+            Self::Clang => all_there(&["clang", "clang++"]),
             Self::Musl => all_there(&["musl-gcc"]),
             Self::Network => all_there(&["ip", "ss"]),
             Self::Binutils => all_there(&["objdump", "nm"]),

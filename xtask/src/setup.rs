@@ -15,8 +15,15 @@ use crate::{jaeger, linker, say};
 const PARTS: [&str; 6] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "jaeger"];
 
 /// What the tests that start real servers need.
-pub(crate) const TEST_NEEDS: [Need; 6] =
-    [Need::Compilers, Need::Musl, Need::Network, Need::Binutils, Need::Venv, Need::Bpftrace];
+pub(crate) const TEST_NEEDS: [Need; 7] = [
+    Need::Compilers,
+    Need::Clang,
+    Need::Musl,
+    Need::Network,
+    Need::Binutils,
+    Need::Venv,
+    Need::Bpftrace,
+];
 
 pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     let parts = args.plain();
