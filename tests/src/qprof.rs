@@ -348,6 +348,8 @@ pub struct CheckedFunction {
     pub span: Option<String>,
     /// Its sites.
     pub sites: Vec<CheckedSite>,
+    /// Where direct calls of it will be seen to come back, in the file.
+    pub landings: Vec<u64>,
 }
 
 /// A site that would be probed.
@@ -382,6 +384,7 @@ pub fn check(pid: u32, map: &str) -> Result<Check> {
                 object: word(&function["object"])?,
                 span: function["span"].as_str().map(str::to_owned),
                 sites,
+                landings: landings(&function["ends"]),
             })
         })
         .collect::<Result<_>>()?;
@@ -404,6 +407,14 @@ fn site(site: &Value) -> Result<CheckedSite> {
         cost: word(&site["cost"])?,
         instruction: word(&site["instruction"])?,
     })
+}
+
+fn landings(ends: &Value) -> Vec<u64> {
+    let calls = ends["calls"].as_array().into_iter().flatten();
+    calls
+        .flat_map(|call| [&call["landing"]["offset"], &call["point"]["offset"]])
+        .filter_map(Value::as_u64)
+        .collect()
 }
 
 fn list(value: &Value) -> Result<&Vec<Value>> {
