@@ -10,14 +10,6 @@ use profiler_tests::tree::{Span, Trace};
 /// instruction are as a rule, nanoseconds.
 const SLACK_NS: u64 = 10_000;
 
-/// What the first instruction of a function may cost under a probe, nanoseconds: bpftrace's is there
-/// though it be an `endbr64`, which is single-stepped, and ours behind it.
-const STEP_NS: u64 = 60_000;
-
-/// Of so many calls one may seem to end later: if a thread has to wait between the two tracers'
-/// probes on one instruction. It is still before whatever the thread does next.
-const ONE_LATE_OF: usize = 20;
-
 /// What bpftrace saw.
 pub(crate) struct Left {
     by_thread: BTreeMap<u32, Vec<Seen>>,
@@ -25,12 +17,6 @@ pub(crate) struct Left {
     leaves: &'static [&'static str],
     /// What ends the way from there, if it takes a while.
     lands: Option<&'static str>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Exact,
-    Late,
 }
 
 impl Left {
@@ -61,39 +47,32 @@ impl Left {
 
     /// All calls that did not return are `unwound`, at a time when something left them.
     pub(crate) fn check<'a>(&self, spans: impl Iterator<Item = &'a Span>) -> Result<usize> {
-        let (mut all, mut late) = (0, Vec::new());
+        let mut all = 0;
         for span in spans {
             ensure!(span.exit()? == "unwound", "{} ended as {}", span.name, span.exit()?);
+            ensure!(self.was_left_then(span)?, self.odd(span));
             all += 1;
-            let end = self.end(span)?.ok_or_else(|| self.odd(span))?;
-            late.extend((end == End::Late).then_some(span));
         }
-        let first = late.first().map(|span| self.odd(span));
-        ensure!(late.len() * ONE_LATE_OF <= all, "{} of {all} end late: {first:?}", late.len());
         Ok(all)
     }
 
-    fn end(&self, span: &Span) -> Result<Option<End>> {
-        let Some(on_thread) = self.by_thread.get(&span.thread()?) else { return Ok(None) };
+    /// Whether a call ended between something that left it and whatever its thread did after it had
+    /// landed. How long that is depends on how long the thread had to wait.
+    fn was_left_then(&self, span: &Span) -> Result<bool> {
+        let Some(on_thread) = self.by_thread.get(&span.thread()?) else { return Ok(false) };
         let (begun, _) = self.clocks.since_boot(span.start, SLACK_NS)?;
         let (least, most) = self.clocks.since_boot(span.end, SLACK_NS)?;
-        let mut found = None;
         for (number, leave) in on_thread.iter().enumerate() {
             if leave.at < begun || leave.at > most || !self.leaves.contains(&leave.kind.as_str()) {
                 continue;
             }
             let mut after = on_thread.iter().skip(number);
             let lands = |seen: &&Seen| self.lands.is_none_or(|kind| seen.kind == kind);
-            let Some(land) = after.find(lands) else { continue };
-            let next = after.next().map_or(u64::MAX, |next| next.at);
-            if least <= next {
-                if least <= land.at + STEP_NS {
-                    return Ok(Some(End::Exact));
-                }
-                found = Some(End::Late);
+            if after.find(lands).is_some() && after.next().is_none_or(|next| least <= next.at) {
+                return Ok(true);
             }
         }
-        Ok(found)
+        Ok(false)
     }
 
     /// What to say of a call that ended when nothing left it.
