@@ -55,6 +55,8 @@ impl Process {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn_in(name: &str, mut command: Command, directory: PathBuf) -> Result<Self> {
+        // Where a program that was built for gprof leaves its counts.
+        command.env("GMON_OUT_PREFIX", directory.join("gmon"));
         command
             .stdin(Stdio::piped())
             .stdout(File::create(directory.join("stdout"))?)
