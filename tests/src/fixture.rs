@@ -54,7 +54,8 @@ fn compile_by(by: Option<&str>, source: &Path, flags: &[&str]) -> Result<PathBuf
     let compiler = by.unwrap_or(compiler);
     let mut hash = DefaultHasher::new();
     let text = fs::read(source).with_context(|| format!("reading {}", source.display()))?;
-    let headers = fs::read(repository().join("tests/fixtures/truth.h"))?;
+    let fixtures = repository().join("tests/fixtures");
+    let headers = [fs::read(fixtures.join("truth.h"))?, fs::read(fixtures.join("talk.h"))?];
     (&text, &headers, compiler, always, flags).hash(&mut hash);
     let directory = target_directory().join("qprof-fixtures");
     fs::create_dir_all(&directory)?;

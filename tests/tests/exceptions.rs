@@ -72,10 +72,10 @@ fn a_longjmp_over_three_frames() -> Result<()> {
         return Ok(());
     }
     for level in ["-O0", "-O2"] {
-        let binary = build("jumps.c", &[level])?;
+        let binary = build("leaps.c", &[level])?;
         let told = scratch("truth")?.join("calls");
         let map = symbol_map::of(&["root"], &["one", "two", "three", "calm"], "");
-        let twice = twice(&binary, &[ROUNDS, &told.to_string_lossy()], &map)?;
+        let twice = twice(&binary, &["long", ROUNDS, &told.to_string_lossy()], &map)?;
         twice.check()?;
         Truth::read(&told)?.compare(&twice.traces, Leave::default())?;
         twice.check_exits(&["one", "two", "three"], &["unwound"])?;

@@ -79,10 +79,12 @@ fn fixtures_tell_the_truth() -> Result<()> {
             let count = Truth::read(&told)?.count(root);
             ensure!(count == roots, "{count} calls of {root}");
         }
-        for (source, calm) in [("throws.cc", 20), ("jumps.c", 16)] {
+        for (source, kind, calm) in [("throws.cc", None, 20), ("leaps.c", Some("long"), 16)] {
             let told = directory.join(source);
             let binary = build(source, &[level])?;
-            let mut fixture = Fixture::start(&binary, &["8", &told.to_string_lossy()])?;
+            let path = told.to_string_lossy();
+            let arguments: Vec<&str> = kind.into_iter().chain(["8", &path]).collect();
+            let mut fixture = Fixture::start(&binary, &arguments)?;
             fixture.work()?;
             let finished = fixture.finish()?;
             ensure!(finished.code == Some(0) && finished.stderr.lines().count() == 8);
