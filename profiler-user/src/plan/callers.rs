@@ -114,13 +114,14 @@ pub fn predict(
     let mut predicted = Vec::with_capacity(sorted.len());
     let mut rest = sorted.as_slice();
     while let Some((&first, others)) = rest.split_first() {
-        let caller = first.0.checked_sub(1).and_then(|last| containing(VirtAddr(last)));
-        let Some(caller) = caller else {
+        let Some(caller) = last_byte_before(first).and_then(containing) else {
             rest = others;
             continue;
         };
         // Those of the same function need it decoded only once.
-        let same = others.iter().take_while(|address| lies_behind(&caller, **address)).count();
+        let is_same =
+            |address: &&VirtAddr| last_byte_before(**address).is_some_and(|at| caller.contains(at));
+        let same = others.iter().take_while(is_same).count();
         let (here, later) = rest.split_at((same + 1).min(rest.len()));
         rest = later;
         let returns = Returns::of(&caller, forms);
@@ -137,16 +138,13 @@ pub fn predict(
     predicted
 }
 
-fn is_no_call(plan: &ReturnPlan) -> bool {
-    matches!(plan.first, Return::None(NoLanding::NotBehindCall(_) | NoLanding::Outside(_)))
+/// The last byte of the call that returns to an address.
+fn last_byte_before(address: VirtAddr) -> Option<VirtAddr> {
+    address.0.checked_sub(1).map(VirtAddr)
 }
 
-/// Whether the byte before an address belongs to a function.
-fn lies_behind(function: &Function, address: VirtAddr) -> bool {
-    std::iter::once(&function.code).chain(&function.cold).any(|part| {
-        let into = address.0.checked_sub(part.address.0);
-        into.is_some_and(|into| (1..=part.bytes.len() as u64).contains(&into))
-    })
+fn is_no_call(plan: &ReturnPlan) -> bool {
+    matches!(plan.first, Return::None(NoLanding::NotBehindCall(_) | NoLanding::Outside(_)))
 }
 
 #[cfg(test)]

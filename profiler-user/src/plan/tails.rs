@@ -91,7 +91,7 @@ impl<'a> TailCalls<'a> {
         for _ in 0..LEVELS {
             let mut next = Vec::new();
             for address in std::mem::take(&mut level) {
-                let inside = |function: &Function| covers(function, address);
+                let inside = |function: &Function| function.contains(address);
                 if inside(function) || visited.iter().any(|target| inside(&target.function)) {
                     continue;
                 }
@@ -148,8 +148,8 @@ impl<'a> TailCalls<'a> {
             level = next;
         }
         level.retain(|address| {
-            !covers(function, *address)
-                && !visited.iter().any(|target| covers(&target.function, *address))
+            !function.contains(*address)
+                && !visited.iter().any(|target| target.function.contains(*address))
         });
         if !level.is_empty() {
             ends.notes.push(format!(
@@ -182,14 +182,4 @@ impl<'a> TailCalls<'a> {
             })
             .clone()
     }
-}
-
-/// Whether an address lies in a function's code or cold parts.
-fn covers(function: &Function, address: VirtAddr) -> bool {
-    std::iter::once(&function.code).chain(&function.cold).any(|part| {
-        address
-            .0
-            .checked_sub(part.address.0)
-            .is_some_and(|distance| distance < part.bytes.len() as u64)
-    })
 }

@@ -57,13 +57,7 @@ pub fn demangled(linkage: &str) -> String {
 
 impl Loaded {
     fn containing(&self, object: ObjectId, address: u64) -> Option<Function> {
-        let has = |function: &Function| {
-            std::iter::once(&function.code).chain(&function.cold).any(|part| {
-                address
-                    .checked_sub(part.address.0)
-                    .is_some_and(|into| into < part.bytes.len() as u64)
-            })
-        };
+        let has = |function: &Function| function.contains(VirtAddr(address));
         // What cannot be read of what the symbols say is passed over.
         let symbolised = self.reaching(address, ASKED).find_map(|start| {
             let function = self.symbolised(object, start, as_linked).ok().flatten()?;

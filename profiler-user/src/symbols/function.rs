@@ -37,6 +37,17 @@ pub struct Function {
     pub around: Vec<CodePart>,
 }
 
+impl Function {
+    /// Whether the byte at an address belongs to its code or to one of its cold parts.
+    #[must_use]
+    pub fn contains(&self, address: VirtAddr) -> bool {
+        std::iter::once(&self.code).chain(&self.cold).any(|part| {
+            let into = address.0.checked_sub(part.address.0);
+            into.is_some_and(|into| into < part.bytes.len() as u64)
+        })
+    }
+}
+
 /// What a selector found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
