@@ -48,14 +48,9 @@ impl<'a> Planner<'a> {
             self.probe(*draft, *ids.get(draft)?, exits.of.get(draft).unwrap_or(&unseen), &mut text)
         });
         let mut probes: Vec<PlannedProbe> = probes.collect();
-        for group in &exits.groups {
-            let members = || group.iter().filter_map(|draft| ids.get(draft).copied());
-            let Some(first) = members().min() else { continue };
-            for member in members() {
-                if let Some(probe) = probes.iter_mut().find(|probe| probe.id == member) {
-                    probe.exits_with = first;
-                }
-            }
+        let with = exits_with(&exits.groups, &ids);
+        for probe in &mut probes {
+            probe.exits_with = with.get(&probe.id).copied().unwrap_or(probe.id);
         }
         let rules = self.rules(target, &wanted, &ids, handoffs);
         Ok(ProbePlan { probes, rules, foreseen: Vec::new(), skipped: self.skipped })
@@ -231,6 +226,18 @@ impl<'a> Planner<'a> {
             span: decl.span.clone(),
         }
     }
+}
+
+/// The probe that stands for each that shares exit sites with others.
+fn exits_with(groups: &[Vec<usize>], ids: &HashMap<usize, ProbeId>) -> HashMap<ProbeId, ProbeId> {
+    let mut with = HashMap::new();
+    for group in groups {
+        let members = || group.iter().filter_map(|draft| ids.get(draft).copied());
+        with.extend(
+            members().min().into_iter().flat_map(|first| members().map(move |m| (m, first))),
+        );
+    }
+    with
 }
 
 pub(super) fn site(

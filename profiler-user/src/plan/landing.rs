@@ -214,21 +214,6 @@ pub enum Stop {
     Overwrites,
 }
 
-/// What a call that returns to `return_address`, in `function`, can be observed at. For several
-/// calls of one function, [`Returns`] decodes it only once.
-#[must_use]
-pub fn at_return(
-    function: &Function,
-    return_address: VirtAddr,
-    needs: ReturnNeeds,
-    forms: KernelForms,
-) -> ReturnPlan {
-    match Returns::of(function, forms) {
-        Ok(returns) => returns.at(return_address, needs),
-        Err(why) => ReturnPlan::none(why),
-    }
-}
-
 /// A function as a caller, decoded: where calls are seen to return into it.
 #[derive(Debug)]
 pub struct Returns<'a> {

@@ -57,7 +57,7 @@ pub use form::entry_cost;
 pub use grow::GrowingPlan;
 pub use kernel_forms::{FormKind, KernelForms};
 pub use landing::{
-    LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up, at_return,
+    LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up,
 };
 pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};

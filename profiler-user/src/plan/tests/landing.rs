@@ -1,7 +1,7 @@
 //! Where calls are seen to return, on bytes.
 
 use super::*;
-use crate::plan::{NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, Up, at_return};
+use crate::plan::{NoLanding, Return, Stop, Up};
 
 /// A call of something outside, five bytes.
 const CALL: &str = "e800100000";

@@ -15,7 +15,7 @@ use fixtures::Fixture;
 use super::analyse::{Analysis, SiteSpec, analyse};
 use super::enter::Needs;
 use super::listing::Refused;
-use super::{CostClass, FormKind, KernelForms};
+use super::{CostClass, FormKind, KernelForms, ReturnNeeds, ReturnPlan, Returns};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::{CodePart, Function};
 use crate::target::ObjectId;
@@ -77,4 +77,17 @@ fn rets(analysis: &Analysis) -> Vec<u64> {
 
 fn tails(analysis: &Analysis) -> Vec<u64> {
     analysis.leaves.tails.iter().map(|address| address.0).collect()
+}
+
+/// What a call that returns to `return_address`, in `function`, can be observed at.
+fn at_return(
+    function: &Function,
+    return_address: VirtAddr,
+    needs: ReturnNeeds,
+    forms: KernelForms,
+) -> ReturnPlan {
+    match Returns::of(function, forms) {
+        Ok(returns) => returns.at(return_address, needs),
+        Err(why) => ReturnPlan::none(why),
+    }
 }

@@ -7,7 +7,7 @@ use iced_x86::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::plan::{Return, ReturnNeeds, Returns, Up, at_return};
+use crate::plan::{Return, Up};
 
 /// A second opinion on [`crate::plan::form`], from the decoder's view instead of the bytes'.
 fn may_carry_an_enter(insn: &Instruction, bytes: &[u8], first: bool) -> bool {
