@@ -3,6 +3,7 @@
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::process;
 use crate::model::Pid;
@@ -25,6 +26,47 @@ pub fn allowed_cpus(pid: Pid) -> f64 {
     let quotas = hierarchies(&mounts, &cgroups);
     let quotas = quotas.iter().filter_map(Hierarchy::quota);
     quotas.fold(affinity(&status, online.as_deref()), f64::min).max(LEAST)
+}
+
+/// What the scheduler gave the threads of a process since they began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scheduled {
+    /// How long they ran, all in all; exact to a tick of the kernel's, some milliseconds.
+    pub ran: Duration,
+    /// How long they could have run and did not, because others did.
+    pub waited: Duration,
+}
+
+impl Scheduled {
+    /// What was added to what it was before; nothing for threads that have ended meanwhile.
+    #[must_use]
+    pub const fn since(self, before: Self) -> Self {
+        Self {
+            ran: self.ran.saturating_sub(before.ran),
+            waited: self.waited.saturating_sub(before.waited),
+        }
+    }
+}
+
+/// How long the threads that a process has now have run and waited; nothing where the kernel does
+/// not tell.
+#[must_use]
+pub fn scheduled(pid: Pid) -> Scheduled {
+    let threads = fs::read_dir(process::file(pid, "task")).into_iter().flatten().flatten();
+    let texts =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+    let times = texts.filter_map(|text| schedstat(&text));
+    times.fold(Scheduled::default(), |sum, (ran, waited)| Scheduled {
+        ran: sum.ran.saturating_add(ran),
+        waited: sum.waited.saturating_add(waited),
+    })
+}
+
+/// `/proc/PID/task/TID/schedstat`: nanoseconds on a CPU and waiting for one, and how many turns.
+fn schedstat(text: &str) -> Option<(Duration, Duration)> {
+    let mut fields = text.split_ascii_whitespace().map(str::parse::<u64>);
+    let mut time = || Some(Duration::from_nanos(fields.next()?.ok()?));
+    Some((time()?, time()?))
 }
 
 /// The CPUs that `/proc/PID/status` names, of those that are there; without either, those we may use
@@ -232,6 +274,19 @@ mod tests {
         fs::write(root.join("a/b/cpu.cfs_period_us"), "100000").unwrap();
         let first = Hierarchy { unified: false, root, group };
         assert!(first.quota().is_some_and(|cpus| is(cpus, 3.0)));
+    }
+
+    #[test]
+    fn times_on_a_cpu_and_waiting_for_one() {
+        let ns = Duration::from_nanos;
+        assert_eq!(schedstat("1500 200 3\n"), Some((ns(1500), ns(200))));
+        for wrong in ["", "5", "-1 2 3", "a b c", "99999999999999999999999 1 1"] {
+            assert_eq!(schedstat(wrong), None, "{wrong}");
+        }
+        let now = Scheduled { ran: ns(9), waited: ns(1) };
+        let before = Scheduled { ran: ns(4), waited: ns(2) };
+        assert_eq!(now.since(before), Scheduled { ran: ns(5), waited: ns(0) });
+        assert_eq!(scheduled(Pid(u32::MAX)), Scheduled::default());
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod watch;
 
 pub use boot::boot_id;
 pub use code_map::{CodeMap, MappedCode};
-pub use cpus::allowed_cpus;
+pub use cpus::{Scheduled, allowed_cpus, scheduled};
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use guard::FileGuard;
