@@ -10,6 +10,7 @@ mod clock;
 mod command;
 mod discover;
 mod endings;
+mod expected;
 mod fitting;
 mod fleet;
 mod foresee;
