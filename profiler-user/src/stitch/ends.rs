@@ -97,10 +97,11 @@ impl Core {
 
     pub(super) fn close(&mut self, frame: &Frame, end: MonoNs, exit: ExitKind) {
         let Some(span) = frame.span else { return };
-        let Some(trace) = self.traces.get_mut(&span.trace) else { return };
+        let Some(trace) = self.traces.get_mut(span.trace) else { return };
         trace.close(span, end, exit);
         self.stats.inferred += u64::from(exit == ExitKind::Inferred);
-        self.stats.folded += u64::from(trace.fold(span, self.limits.spans_per_trace));
+        let folded = trace.fold(span, self.limits.spans_per_trace, &self.names);
+        self.stats.folded += u64::from(folded);
         self.send_if_over(span.trace);
     }
 }

@@ -65,7 +65,7 @@ pub(super) fn words(indices: &[WordIndex], words: &Words) -> Option<KeyWords> {
 
 /// The key of a rule's side for a call.
 pub(super) fn key(
-    number: usize,
+    number: u16,
     rule: &HandoffRule,
     indices: &[WordIndex],
     captured: &Words,
@@ -75,7 +75,7 @@ pub(super) fn key(
         Scope::Process => Some(lane.pid()),
         Scope::Target => None,
     };
-    Some(Key { rule: u16::try_from(number).ok()?, pid, words: words(indices, captured)? })
+    Some(Key { rule: number, pid, words: words(indices, captured)? })
 }
 
 impl Keys {
@@ -234,16 +234,16 @@ impl Keys {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sides {
     /// By probe: (rule, index into the side's probes).
-    gives: Vec<Vec<(usize, usize)>>,
-    takes: Vec<Vec<(usize, usize)>>,
-    untils: Vec<Vec<(usize, usize)>>,
+    gives: Vec<Vec<(u16, usize)>>,
+    takes: Vec<Vec<(u16, usize)>>,
+    untils: Vec<Vec<(u16, usize)>>,
 }
 
 impl Sides {
     pub(super) fn of(rules: &[HandoffRule], probes: usize) -> Self {
         let none = vec![Vec::new(); probes];
         let mut sides = Self { gives: none.clone(), takes: none.clone(), untils: none };
-        for (number, rule) in rules.iter().enumerate() {
+        for (number, rule) in (0_u16..).zip(rules) {
             let all = [
                 (&mut sides.gives, Some(&rule.give)),
                 (&mut sides.takes, Some(&rule.take)),
@@ -261,15 +261,15 @@ impl Sides {
         sides
     }
 
-    pub(super) fn gives(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn gives(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.gives.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn untils(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn untils(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.untils.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn takes(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn takes(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.takes.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 }

@@ -57,10 +57,12 @@ mod handoff;
 mod ids;
 mod lane;
 mod limits;
+mod names;
 mod parentage;
 mod stitcher;
 mod tainted;
 mod trace;
+mod traces;
 
 #[cfg(test)]
 mod generator;

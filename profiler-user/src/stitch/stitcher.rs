@@ -1,8 +1,5 @@
 //! The rules: what an event does to the frames of its lane, and whose child a call is.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
 use rustc_hash::FxHashMap;
 
 use crate::model::{
@@ -10,14 +7,16 @@ use crate::model::{
     Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
 };
 
-use super::build;
+use super::build::Arranger;
 use super::ends::Exit;
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
 use super::lane::{Context, LaneState};
 use super::limits::{Limits, StitchStats};
+use super::names::Names;
 use super::tainted::Tainted;
 use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
+use super::traces::Traces;
 
 /// Makes traces of events.
 #[derive(Debug)]
@@ -35,11 +34,8 @@ pub(super) struct Core {
     pub(super) sides: Sides,
     pub(super) limits: Limits,
     pub(super) ids: IdSource,
-    /// Found at every event, hence not in a tree.
-    pub(super) traces: FxHashMap<TraceKey, Box<OpenTrace>>,
-    /// Their keys, oldest first.
-    pub(super) oldest: BTreeSet<TraceKey>,
-    pub(super) next_trace: u64,
+    pub(super) names: Names,
+    pub(super) traces: Traces,
     pub(super) keys: Keys,
     pub(super) tainted: Tainted,
     pub(super) forgot_lanes: bool,
@@ -47,7 +43,7 @@ pub(super) struct Core {
     pub(super) stats: StitchStats,
     pub(super) refusing: bool,
     pub(super) ticked: MonoNs,
-    pub(super) queue: Arc<str>,
+    arranger: Arranger,
 }
 
 /// A call that begins.
@@ -69,12 +65,11 @@ impl Stitcher {
     pub fn new(rules: Rules, limits: Limits, ids: IdSource) -> Self {
         let core = Core {
             sides: Sides::of(&rules.handoffs, rules.probes.len()),
+            names: Names::of_rules(&rules),
             rules,
             limits,
             ids,
-            traces: FxHashMap::default(),
-            oldest: BTreeSet::new(),
-            next_trace: 0,
+            traces: Traces::default(),
             keys: Keys::default(),
             tainted: Tainted::default(),
             forgot_lanes: false,
@@ -82,7 +77,7 @@ impl Stitcher {
             stats: StitchStats::default(),
             refusing: false,
             ticked: MonoNs(0),
-            queue: Arc::from("queue"),
+            arranger: Arranger::default(),
         };
         Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
     }
@@ -91,6 +86,7 @@ impl Stitcher {
     /// begin with what they were.
     pub fn grow(&mut self, rules: Rules) {
         self.core.sides = Sides::of(&rules.handoffs, rules.probes.len());
+        self.core.names.grow(&rules);
         self.core.rules = rules;
     }
 
@@ -210,10 +206,9 @@ impl Stitcher {
 
     /// Ends everything: what is still open is sent as such.
     pub fn finish(&mut self, now: MonoNs) {
-        let keys: Vec<TraceKey> = self.core.oldest.iter().copied().collect();
-        for key in keys {
+        for key in self.core.traces.keys() {
             self.core.send(key, now);
-            self.core.forget(key);
+            self.core.traces.end(key);
         }
         self.lanes.clear();
     }
@@ -267,7 +262,7 @@ impl Core {
     fn mark_lost(&mut self, lane: &LaneState, lost: u64) {
         for span in lane.frames().filter_map(|frame| frame.span) {
             if let Some(open) = self.open_mut(span) {
-                open.span.lost += lost;
+                open.more().lost += lost;
             }
         }
     }
@@ -277,9 +272,8 @@ impl Core {
     fn doubt_keys(&mut self, since: u64) {
         self.stats.doubtful += self.keys.doubt_all();
         self.tainted.add(since, self.stats.events);
-        let keys: Vec<TraceKey> = self.oldest.iter().copied().collect();
-        for key in keys {
-            let Some(trace) = self.traces.get_mut(&key) else { continue };
+        for key in self.traces.keys() {
+            let Some(trace) = self.traces.get_mut(key) else { continue };
             self.stats.doubtful += trace.cut_since(since);
             // Nothing of it may be open now, and no key holds it any more.
             self.send_if_over(key);
@@ -357,54 +351,44 @@ impl Core {
 
     /// Whether a span can be a parent: its trace is not over and it was not cut out.
     pub(super) fn is_there(&self, span: SpanRef) -> bool {
-        self.traces.get(&span.trace).is_some_and(|trace| trace.can_be_parent(span))
+        self.traces.get(span.trace).is_some_and(|trace| trace.can_be_parent(span))
     }
 
     fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {
-        self.traces.get_mut(&span.trace)?.get_mut(span)
+        self.traces.get_mut(span.trace)?.get_mut(span)
     }
 
-    pub(super) fn begin_trace(&mut self, top: NewSpan, now: MonoNs) -> SpanRef {
-        if self.traces.len() >= self.limits.traces
-            && let Some(&oldest) = self.oldest.first()
+    pub(super) fn begin_trace(&mut self, top: NewSpan, now: MonoNs) -> Option<SpanRef> {
+        if self.traces.len() >= self.limits.traces.min(TraceKey::PLACES)
+            && let Some(oldest) = self.traces.oldest()
         {
             self.stats.traces_full += 1;
             self.send(oldest, now);
             self.stats.not_taken += self.keys.end_trace(oldest);
-            self.forget(oldest);
+            self.traces.end(oldest);
         }
-        let key = TraceKey(self.next_trace);
-        self.next_trace += 1;
-        let mut trace = OpenTrace::new(key, self.ids.trace());
-        let span = trace.add(top, None);
-        self.traces.insert(key, Box::new(trace));
-        self.oldest.insert(key);
-        span
-    }
-
-    fn forget(&mut self, key: TraceKey) -> Option<Box<OpenTrace>> {
-        self.oldest.remove(&key);
-        self.traces.remove(&key)
+        let id = self.ids.trace();
+        Some(self.traces.begin(id)?.add(top, None))
     }
 
     pub(super) fn send_if_over(&mut self, key: TraceKey) {
-        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) || self.keys.hold(key) {
+        let Some(trace) = self.traces.get_mut(key).filter(|trace| trace.is_over()) else { return };
+        if self.keys.hold(key) {
             return;
         }
-        let Some(mut trace) = self.forget(key) else { return };
         self.stats.not_taken += self.keys.end_trace(key);
-        if !trace.sent {
-            self.completed.push(build::finish_whole(*trace));
-        } else if trace.has_unsent() {
-            self.stats.late += 1;
-            self.completed.push(build::finish(&mut trace, TraceEnd::Late, MonoNs(0)));
+        let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Complete };
+        if !trace.sent || trace.has_unsent() {
+            self.stats.late += u64::from(trace.sent);
+            self.completed.push(self.arranger.finish(trace, end, MonoNs(0), &self.names));
         }
+        self.traces.end(key);
     }
 
     /// Sends a trace as it is. Its keys die, but for those that a call will end; its open calls go
     /// on as parents of late spans.
     fn send(&mut self, key: TraceKey, now: MonoNs) {
-        let Some(trace) = self.traces.get_mut(&key) else { return };
+        let Some(trace) = self.traces.get_mut(key) else { return };
         self.stats.not_taken += self.keys.lapse(key);
         let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Incomplete };
         if trace.sent && !trace.has_unsent() {
@@ -412,7 +396,7 @@ impl Core {
         }
         self.stats.incomplete += u64::from(end == TraceEnd::Incomplete);
         self.stats.late += u64::from(end == TraceEnd::Late);
-        self.completed.push(build::finish(trace, end, now));
+        self.completed.push(self.arranger.finish(trace, end, now, &self.names));
     }
 
     fn tick(&mut self, now: MonoNs) {
@@ -424,12 +408,7 @@ impl Core {
         let waited = |trace: &OpenTrace| {
             !trace.sent && trace.root_closed.is_some_and(|at| now.since(at) >= self.limits.grace)
         };
-        let over: Vec<TraceKey> = self
-            .oldest
-            .iter()
-            .filter(|key| self.traces.get(key).is_some_and(|trace| waited(trace)))
-            .copied()
-            .collect();
+        let over = self.traces.those(waited);
         for key in over {
             self.send(key, now);
         }
