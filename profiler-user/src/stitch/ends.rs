@@ -2,7 +2,8 @@
 
 use crate::model::{Event, ExitKind, FrameAddr, Moment, MonoNs, ProbeId, Words};
 
-use super::lane::{Context, Frame, LaneState};
+use super::frames::{Context, Frame};
+use super::lane::LaneState;
 use super::stitcher::Core;
 
 /// A call that ends.
@@ -46,7 +47,7 @@ impl Core {
             // another call, at the same place, that ends here.
             if seen && ended.probe == probe && !spoke {
                 spoke = true;
-                let giver = match ended.context {
+                let giver = match ended.context() {
                     Context::Span(giver) if !ended.after_loss => Some(giver),
                     _ => None,
                 };

@@ -53,9 +53,11 @@
 
 mod build;
 mod ends;
+mod frames;
 mod handoff;
 mod ids;
 mod lane;
+mod lanes;
 mod limits;
 mod names;
 mod parentage;

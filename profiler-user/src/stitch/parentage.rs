@@ -1,11 +1,14 @@
 //! Whose child a call is, and what hangs on what it gives and takes.
 
+use std::num::NonZeroU64;
+
 use crate::model::{ExitKind, Lane, Moment, MonoNs, OrphanPolicy, ProbeId, SpanId, TraceId, Words};
 
+use super::frames::{Context, Frame, Via};
 use super::handoff::{self, Asked, Gave, Given, Key};
-use super::lane::{Context, Frame, LaneState, Via};
+use super::lane::LaneState;
 use super::stitcher::{Call, Core};
-use super::trace::{Basis, NewSpan, SpanRef, What};
+use super::trace::{Basis, NewSpan, SpanRef, TraceKey, What};
 
 /// Whose child a call is.
 pub(super) struct Parent {
@@ -21,13 +24,24 @@ pub(super) struct Parent {
     others: Vec<SpanRef>,
 }
 
+/// Lists that are empty between events, to use again.
+#[derive(Debug, Default)]
+pub(super) struct Spare {
+    taken: Vec<(u16, Given)>,
+    others: Vec<SpanRef>,
+    keys: Vec<Key>,
+    traces: Vec<TraceKey>,
+}
+
 impl Core {
     /// Whose child the call is: the first evidence that holds.
     pub(super) fn parent(&mut self, lane: &LaneState, call: &Call) -> Parent {
-        let taken = self.take(call);
+        let mut taken = std::mem::take(&mut self.spare.taken);
+        self.take(call, &mut taken);
         // Those it runs under anyway are no others.
-        let others = taken.iter().map(|(_, given)| given.giver);
-        let others = others.skip(1).filter(|giver| !lane.is_running(*giver)).collect();
+        let mut others = std::mem::take(&mut self.spare.others);
+        let givers = taken.iter().map(|(_, given)| given.giver);
+        others.extend(givers.skip(1).filter(|giver| !lane.is_running(*giver)));
         if let Some((number, given)) = taken.first() {
             // Work done by its giver, on the giver's own stack: the stack knows more exactly below
             // which of the giver's calls.
@@ -35,7 +49,7 @@ impl Core {
                 return Parent {
                     context: Context::Span(given.giver),
                     basis: Basis::Handoff(*number),
-                    via: Some(Via { rule: *number, taken: self.stats.events }),
+                    via: self.via(*number),
                     base: None,
                     taken,
                     others,
@@ -56,9 +70,11 @@ impl Core {
             others,
         };
         let Some(frame) = inside.or(outside) else { return parent };
-        parent.context = match frame.context {
+        parent.context = match frame.context() {
             _ if frame.is_doubtful() => Context::Orphan,
-            _ if frame.via.is_some_and(|via| self.tainted.covers(via.taken)) => Context::Orphan,
+            _ if frame.via.is_some_and(|via| self.tainted.covers(via.taken.get())) => {
+                Context::Orphan
+            }
             Context::Span(span) if !self.is_there(span) => Context::Orphan,
             context => context,
         };
@@ -69,9 +85,13 @@ impl Core {
         parent
     }
 
+    /// That this event takes a key of the rule.
+    fn via(&self, rule: u16) -> Option<Via> {
+        Some(Via { rule, taken: NonZeroU64::new(self.stats.events)? })
+    }
+
     /// What the call takes: the first span of each hand-off whose key it has.
-    fn take(&mut self, call: &Call) -> Vec<(u16, Given)> {
-        let mut taken: Vec<(u16, Given)> = Vec::new();
+    fn take(&mut self, call: &Call, taken: &mut Vec<(u16, Given)>) {
         for &(number, at) in self.sides.takes(call.probe) {
             let Some(rule) = self.rules.handoffs.get(usize::from(number)) else { continue };
             let Some((_, indices)) = rule.take.probes.get(at) else { continue };
@@ -93,24 +113,22 @@ impl Core {
                 Asked::NotGiven => self.stats.not_given += 1,
             }
         }
-        taken
     }
 
     /// Opens the call's frame, and its span if it makes one.
-    pub(super) fn open(&mut self, lane: &mut LaneState, call: &Call, parent: Parent) -> Frame {
-        let mut frame = Frame {
-            slot: call.slot,
-            return_address: call.return_address,
-            awaited: call.awaited,
-            jumped: None,
-            probe: call.probe,
-            span: None,
-            context: parent.context,
-            via: parent.via,
-            after_loss: false,
-            adrift: false,
-            serial: 0,
-        };
+    pub(super) fn open(&mut self, lane: &mut LaneState, call: &Call, mut parent: Parent) -> Frame {
+        let frame = self.open_below(lane, call, &parent);
+        parent.taken.clear();
+        parent.others.clear();
+        self.spare.taken = parent.taken;
+        self.spare.others = parent.others;
+        frame
+    }
+
+    fn open_below(&mut self, lane: &mut LaneState, call: &Call, parent: &Parent) -> Frame {
+        let mut frame = Frame::new(call.slot, call.return_address, call.awaited, call.probe);
+        frame.via = parent.via;
+        frame.set_context(parent.context);
         for (number, given) in &parent.taken {
             self.note_wait(call, *number, given);
         }
@@ -128,10 +146,10 @@ impl Core {
             lane: call.lane,
             tid: call.tid,
             lost: std::mem::take(&mut lane.lost_before_next),
-            rests_on: parent.via.map_or(0, |via| via.taken),
+            rests_on: parent.via.map_or(0, |via| via.taken.get()),
         };
         frame.via = None;
-        frame.context = Context::Orphan;
+        frame.set_context(Context::Orphan);
         match parent.context {
             Context::Span(above) => {
                 if let Some(trace) = self.traces.get_mut(above.trace) {
@@ -140,21 +158,21 @@ impl Core {
                     let stands_for =
                         trace.stands_for(span, self.limits.spans_per_trace, &self.names);
                     // What this call calls hangs below the one it will be folded into.
-                    frame.context = Context::Span(stands_for.unwrap_or(span));
+                    frame.set_context(Context::Span(stands_for.unwrap_or(span)));
                 }
             }
             _ if keep && !self.refusing => {
                 if let Some(span) = self.begin_trace(new, call.time) {
                     frame.span = Some(span);
-                    frame.context = Context::Span(span);
+                    frame.set_context(Context::Span(span));
                 }
             }
             _ => self.stats.orphans += u64::from(!self.refusing),
         }
         if let Some(span) = frame.span {
             // Shared work hangs under its first giver; the others are linked.
-            for giver in parent.others {
-                self.link(span, giver);
+            for giver in &parent.others {
+                self.link(span, *giver);
             }
         }
         frame
@@ -236,7 +254,10 @@ impl Core {
     /// The keys a call ends. Nobody takes them from now on, and a trace that waited for no more is
     /// over.
     pub(super) fn end_keys(&mut self, probe: ProbeId, moment: Moment, words: &Words, lane: Lane) {
-        let mut ended = Vec::new();
+        if self.sides.untils(probe).is_empty() {
+            return;
+        }
+        let mut ended = std::mem::take(&mut self.spare.keys);
         for &(number, at) in self.sides.untils(probe) {
             let Some(rule) = self.rules.handoffs.get(usize::from(number)) else { continue };
             let Some(until) = rule.until.as_ref().filter(|until| until.moment == moment) else {
@@ -245,17 +266,20 @@ impl Core {
             let Some((_, indices)) = until.probes.get(at) else { continue };
             ended.extend(handoff::key(number, rule, indices, words, lane));
         }
-        for key in ended {
+        for key in ended.drain(..) {
             self.end_key(&key);
         }
+        self.spare.keys = ended;
     }
 
     pub(super) fn end_key(&mut self, key: &Key) {
-        let (traces, not_taken) = self.keys.end(key);
+        let mut traces = std::mem::take(&mut self.spare.traces);
+        let not_taken = self.keys.end(key, &mut traces);
         self.stats.not_taken += u64::from(not_taken);
-        for trace in traces {
+        for trace in traces.drain(..) {
             self.send_if_over(trace);
         }
+        self.spare.traces = traces;
     }
 
     fn is_root(&self, probe: ProbeId) -> bool {

@@ -1,7 +1,5 @@
 //! The rules: what an event does to the frames of its lane, and whose child a call is.
 
-use rustc_hash::FxHashMap;
-
 use crate::model::{
     Ahead, Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr,
     Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
@@ -9,11 +7,14 @@ use crate::model::{
 
 use super::build::Arranger;
 use super::ends::Exit;
+use super::frames::Context;
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
-use super::lane::{Context, LaneState};
+use super::lane::LaneState;
+use super::lanes::Lanes;
 use super::limits::{Limits, StitchStats};
 use super::names::Names;
+use super::parentage::Spare;
 use super::tainted::Tainted;
 use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
 use super::traces::Traces;
@@ -21,7 +22,7 @@ use super::traces::Traces;
 /// Makes traces of events.
 #[derive(Debug)]
 pub struct Stitcher {
-    lanes: FxHashMap<Lane, LaneState>,
+    lanes: Lanes,
     core: Core,
     /// After how many events lanes may be swept again.
     sweep_at: u64,
@@ -44,6 +45,7 @@ pub(super) struct Core {
     pub(super) refusing: bool,
     pub(super) ticked: MonoNs,
     arranger: Arranger,
+    pub(super) spare: Spare,
 }
 
 /// A call that begins.
@@ -78,8 +80,9 @@ impl Stitcher {
             refusing: false,
             ticked: MonoNs(0),
             arranger: Arranger::default(),
+            spare: Spare::default(),
         };
-        Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
+        Self { lanes: Lanes::default(), core, sweep_at: 0 }
     }
 
     /// Knows more probes, spans and hand-offs from now on. Those known keep their places: `rules`
@@ -115,7 +118,7 @@ impl Stitcher {
             self.core.stats.lanes_full += 1;
             return;
         }
-        let lane = self.lanes.entry(event.lane).or_default();
+        let Some(lane) = self.lanes.get(event.lane) else { return };
         self.core.check_number(lane, event);
         match event.body {
             EventBody::Enter { probe, frame, return_address, ahead, words } => {
@@ -149,7 +152,7 @@ impl Stitcher {
             }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
-                self.lanes.remove(&event.lane);
+                self.lanes.remove(event.lane);
             }
             EventBody::ProcessEnd | EventBody::Exec | EventBody::Fork { .. } => {}
         }
@@ -158,25 +161,22 @@ impl Stitcher {
     /// Whether an event of this lane may be taken though the bound is reached. Lanes without open
     /// frames are forgotten to make it so, at most once for every so many events.
     fn make_room(&mut self, lane: Lane) -> bool {
-        if self.lanes.contains_key(&lane) {
+        if self.lanes.has(lane) {
             return true;
         }
         if self.core.stats.events < self.sweep_at {
             return false;
         }
         self.sweep_at = self.core.stats.events + self.core.limits.lanes as u64;
-        self.lanes.retain(|_, lane| lane.open_frames() > 0);
+        self.lanes.forget_idle();
         // The numbers of those that were forgotten and come back start anywhere.
         self.core.forgot_lanes = true;
         self.lanes.len() < self.core.limits.lanes
     }
 
     fn end_process(&mut self, pid: Pid, time: MonoNs) {
-        let mut ended: Vec<Lane> =
-            self.lanes.keys().filter(|lane| lane.pid() == pid).copied().collect();
-        ended.sort_unstable();
-        for id in ended {
-            if let Some(mut lane) = self.lanes.remove(&id) {
+        for id in self.lanes.of(pid) {
+            if let Some(mut lane) = self.lanes.remove(id) {
                 self.core.end_lane(&mut lane, time, ExitKind::Unwound);
             }
         }
@@ -334,7 +334,7 @@ impl Core {
         let base = parent.base;
         let frame = self.open(lane, call, parent);
         lane.push(frame, base);
-        let giver = match frame.context {
+        let giver = match frame.context() {
             Context::Span(giver) => Some(giver),
             Context::Orphan | Context::Nothing => None,
         };
