@@ -15,6 +15,7 @@ mod jumps;
 mod landings;
 mod live;
 mod look;
+mod memory;
 mod outputs;
 mod pipeline;
 mod prepare;
