@@ -9,7 +9,7 @@ use super::expected::Expected;
 use super::live::{Live, LiveError, LiveOptions};
 use super::prepare::{PrepareError, Prepared, prepare_target};
 use super::resources::Resources;
-use super::{RunSettings, clock};
+use super::{RunSettings, clock, memory};
 use crate::attach::Targets;
 use crate::config::{self, SymbolMap};
 use crate::model::Pid;
@@ -79,6 +79,7 @@ pub(super) fn begin(
         }
         prepared => prepared?,
     };
+    memory::give_back();
     let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
     let (target, service) = (first.target.clone(), first.map.system.clone());
     let mut live = load(Some(first.map.clone()), targets(aim, &pids))?;
@@ -138,7 +139,9 @@ fn prepare_all(
     pids: &[Pid],
 ) -> Result<Vec<(Prepared, Vec<bool>)>, PrepareError> {
     let prepare = |pid: Pid, map: Option<SymbolMap>| {
-        prepare_target(Target::open(pid)?, map, &aim.search, Instant::now())
+        let target = Target::open(pid)?;
+        let (prepared, satisfied) = prepare_target(target, map, &aim.search, Instant::now())?;
+        Ok::<_, PrepareError>((prepared.without_symbols(), satisfied))
     };
     let prepared: Vec<_> =
         pids.iter().map(|pid| prepare(*pid, map.cloned())).collect::<Result<_, _>>()?;

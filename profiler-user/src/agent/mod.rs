@@ -18,6 +18,7 @@ mod jumps;
 mod landings;
 mod live;
 mod look;
+mod memory;
 mod meter;
 mod observe;
 mod outputs;
