@@ -86,12 +86,19 @@ impl Meter {
         };
         self.looked = now;
         self.landings_before = landings;
-        let known = self.prices.iter().zip(&mut self.before).zip(&mut self.all.probes);
-        for (index, ((price, before), all)) in known.enumerate() {
-            let now = counts.of(ProbeId(index as u16));
-            let count = since(before, &now);
-            *before = now;
-            let spent = Spent { ns: price.ns(&count), calls: count.enters };
+        let each: Vec<ProbeCount> = (0_u16..)
+            .zip(&mut self.before)
+            .map(|(index, before)| {
+                let now = counts.of(ProbeId(index));
+                since(&std::mem::replace(before, now), &now)
+            })
+            .collect();
+        let hits: f64 = each.iter().map(hits_of).sum();
+        let more = self.costs.more_at(hits / window.time.as_secs_f64().max(1e-3));
+        let known = self.prices.iter().zip(&each).zip(&mut self.all.probes);
+        for ((price, count), all) in known {
+            let ns = price.ns(count) + hits_of(count) * more;
+            let spent = Spent { ns, calls: count.enters };
             all.ns += spent.ns;
             all.calls += spent.calls;
             window.probes.push(spent);
@@ -105,4 +112,9 @@ impl Meter {
     pub(super) const fn all(&self) -> &Window {
         &self.all
     }
+}
+
+/// Of enter and exit sites and landings.
+fn hits_of(count: &ProbeCount) -> f64 {
+    count.enters.saturating_add(count.exits).saturating_add(count.landed) as f64
 }

@@ -66,7 +66,7 @@ pub(crate) fn observe(
     };
     let (functions, mut floods) = (wanted.len(), Vec::new());
     while !wanted.is_empty() {
-        let (cut, hits, end) = observer.slice(&wanted)?;
+        let Slice { cut, hits, end } = observer.slice(&wanted)?;
         if cut {
             let many: Vec<ProbeId> = thin(&hits).into_iter().map(|at| ProbeId(at as u16)).collect();
             wanted.retain(|id| !many.contains(id));
@@ -85,6 +85,16 @@ pub(crate) fn observe(
     Ok(Observed { rates: rates.collect(), attached, functions, spent: budget.spent(), floods })
 }
 
+/// What came of counting until it had cost its share, or time was up.
+struct Slice {
+    /// It had cost its share.
+    cut: bool,
+    /// Calls, by function.
+    hits: Vec<(usize, u64)>,
+    /// When all of it is to end.
+    end: Instant,
+}
+
 struct Observer<'a> {
     plan: &'a ProbePlan,
     target: &'a Target,
@@ -99,9 +109,8 @@ struct Observer<'a> {
 }
 
 impl Observer<'_> {
-    /// Counts until the end, or until it has cost too much: then true. With the calls, by function, and
-    /// the end.
-    fn slice(&mut self, wanted: &[ProbeId]) -> anyhow::Result<(bool, Vec<(usize, u64)>, Instant)> {
+    /// Counts until the end, or until it has cost too much.
+    fn slice(&mut self, wanted: &[ProbeId]) -> anyhow::Result<Slice> {
         let plan = counters(self.plan, wanted);
         let costs: Vec<u64> =
             plan.probes.iter().map(|probe| counter_ns(probe, &self.kernel.costs)).collect();
@@ -159,7 +168,7 @@ impl Observer<'_> {
             self.rates.add(index, calls, left);
             hits.push((index, calls));
         }
-        Ok((cut, hits, end))
+        Ok(Slice { cut, hits, end })
     }
 }
 

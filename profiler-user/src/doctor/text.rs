@@ -118,7 +118,10 @@ fn costs(calibration: &Calibration, costs: &Costs, line: &mut impl FnMut(&str, &
         &format!("{}; of a landing {:.0} ns", events.join(", "), costs.landing),
     );
     line("  unmatched landing", &format!("{:.0} ns", calibration.unmatched_landing_ns));
-    line("  a whole call", &format!("{:.0} ns, begun and landed at nops", calibration.call_ns));
+    let (call, apart) = (calibration.call_ns, calibration.call_apart_ns);
+    let said =
+        format!("{call:.0} ns, begun and landed at nops; {apart:.0} ns with other work between");
+    line("  a whole call", &said);
     if let (Some(call), Some(landing)) =
         (calibration.call_on_two_threads_ns, calibration.unmatched_landing_on_two_threads_ns)
     {

@@ -45,6 +45,9 @@ pub struct Costs {
     pub landing: f64,
     /// A landing that a call comes by which nobody asked about, trap and all.
     pub unmatched_landing: f64,
+    /// What each hit costs more where the program does other work between two of them, and the caches
+    /// hold that instead of what a hit needs.
+    pub apart: f64,
     /// Measured on this machine, not assumed.
     pub measured: bool,
 }
@@ -58,12 +61,32 @@ impl Default for Costs {
             event: [100.0, 200.0, 400.0],
             landing: 100.0,
             unmatched_landing: 2_500.0,
+            apart: 0.0,
             measured: false,
         }
     }
 }
 
 impl Costs {
+    /// The same where probes are hit so often a second, all together: the rarer, the less of what a hit
+    /// needs the caches still hold.
+    #[must_use]
+    pub fn at(&self, hits_per_second: f64) -> Self {
+        let more = self.more_at(hits_per_second);
+        Self { trap: self.trap.map(|ns| ns + more), ..*self }
+    }
+
+    /// What each hit costs more at that rate, nanoseconds: nothing where hits are a microsecond apart or
+    /// less, all where they are fifteen; between the two it grows with the logarithm.
+    #[must_use]
+    pub fn more_at(&self, hits_per_second: f64) -> f64 {
+        const NEAR: f64 = 1e-6;
+        const FAR: f64 = 15e-6;
+        let apart = 1.0 / hits_per_second.max(f64::MIN_POSITIVE);
+        let share = (apart.clamp(NEAR, FAR) / NEAR).ln() / (FAR / NEAR).ln();
+        self.apart * share
+    }
+
     /// A hit that makes an event without words, nanoseconds.
     #[must_use]
     pub fn hit_ns(&self, class: CostClass) -> u64 {
@@ -147,6 +170,19 @@ mod tests {
         assert_eq!(costs.event_ns(CostClass::Emulated, 2), 760);
         assert_eq!(costs.event_ns(CostClass::Emulated, 4), 780);
         assert_eq!(costs.event_ns(CostClass::SingleStepped, 8), 3_320);
+    }
+
+    #[test]
+    fn rare_hits_are_dearer() {
+        let costs = Costs { apart: 1_000.0, ..Costs::default() };
+        let is = |ns: f64, expected: f64| assert!((ns - expected).abs() < 0.1, "{ns}");
+        for (rate, expected) in
+            [(1e9, 0.0), (1e6, 0.0), (258_199.0, 500.0), (66_000.0, 1e3), (10.0, 1e3), (0.0, 1e3)]
+        {
+            is(costs.more_at(rate), expected);
+        }
+        let [optimised, ..] = costs.at(0.0).trap;
+        is(optimised, 1_400.0);
     }
 
     #[test]

@@ -148,6 +148,7 @@ mod tests {
         event: [100.0, 140.0, 200.0],
         landing: 60.0,
         unmatched_landing: 550.0,
+        apart: 0.0,
         measured: true,
     };
 

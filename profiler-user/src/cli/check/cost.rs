@@ -63,6 +63,8 @@ fn offer(names: &[String]) -> String {
 #[derive(Debug)]
 pub(super) struct Costing {
     pub(super) calls: Vec<CallCost>,
+    /// The same where calls are rare.
+    pub(super) rare: Vec<CallCost>,
     /// Calls a second, where they were counted or told.
     pub(super) rates: Vec<Option<f64>>,
     /// Which probes are of functions, and not witnesses of what seldom happens.
@@ -98,9 +100,14 @@ impl Costing {
                 .or_else(|| usual.filter(|_| functions.get(at).copied().unwrap_or(false)))
         };
         let ends = |id| endings.get(&id).map_or_else(Ends::default, Endings::ends);
+        let rates: Vec<Option<f64>> = told.into_iter().enumerate().map(rate).collect();
+        // A call is two hits.
+        let hits = rates.iter().flatten().map(|rate| 2.0 * rate).reduce(|sum, rate| sum + rate);
+        let costs = hits.map_or(kernel.costs, |hits| kernel.costs.at(hits));
         Ok(Self {
-            calls: call_costs(plan, &kernel.costs, &ends),
-            rates: told.into_iter().enumerate().map(rate).collect(),
+            calls: call_costs(plan, &costs, &ends),
+            rare: call_costs(plan, &kernel.costs.at(0.0), &ends),
+            rates,
             functions,
             cpus: allowed_cpus(prepared.target.pid),
             calibrated: kernel.costs.measured,

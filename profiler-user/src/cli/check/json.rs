@@ -9,7 +9,7 @@ use super::cost::Costing;
 use super::{class_word, role_word, watches};
 use crate::agent::{Ending, Endings, Observed, Prepared};
 use crate::model::Watches;
-use crate::plan::{LandingSite, Predicted, ProbePlan, Return, ReturnNeeds, Site, Up};
+use crate::plan::{CallCost, LandingSite, Predicted, ProbePlan, Return, ReturnNeeds, Site, Up};
 use crate::target::MappedObject;
 
 use profiler_common::ProbeId;
@@ -81,6 +81,8 @@ struct CostReport {
     /// Once it is known where its calls come back.
     exit_ns: u64,
     call_ns: u64,
+    /// A whole call where calls are rare.
+    rare_call_ns: u64,
     /// A call until then.
     early_call_ns: u64,
     calibrated: bool,
@@ -220,6 +222,7 @@ impl CostReport {
             enter_ns: cost.enter_ns,
             exit_ns: cost.exit_ns,
             call_ns: cost.call_ns(),
+            rare_call_ns: costing.rare.get(probe).map_or(0, CallCost::call_ns),
             early_call_ns: cost.early_call_ns(),
             calibrated: costing.calibrated,
             rate: costing.rates.get(probe).copied().flatten(),

@@ -7,6 +7,8 @@ use crate::plan::{EventWords, FormKind};
 /// Snippets begin on multiples of this.
 const ALIGN: usize = 64;
 const PAGE: usize = 4096;
+/// Half a megabyte: as much as the second cache of a processor holds, or nearly.
+const LONG_WAY: usize = 512 << 10;
 
 /// A snippet in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub(super) struct Blob {
     pub(super) call: CallPair,
     /// For the link that filters by process.
     pub(super) filtered: Place,
+    /// A function that does nothing, in as much code as it takes to push other code out of the caches.
+    pub(super) long_way: u32,
 }
 
 impl Blob {
@@ -72,8 +76,9 @@ impl Blob {
         let enter = FileOffset(u64::from(call.probed.start) + callee as u64);
         let call = CallPair { pair: call, enter };
         let filtered = pair(&event).probed;
+        let long_way = add_long_way(&mut bytes);
         bytes.resize(bytes.len().next_multiple_of(PAGE), 0xcc);
-        Self { bytes, forms, cases, traps, events, landing, call, filtered }
+        Self { bytes, forms, cases, traps, events, landing, call, filtered, long_way }
     }
 
     /// Everything that is timed, in one order: traps, events, the landing, the call.
@@ -82,6 +87,18 @@ impl Blob {
         let events = self.events.iter().map(|(_, pair)| *pair);
         traps.chain(events).chain([self.landing, self.call.pair])
     }
+}
+
+/// A jump in each cache line to the next one, and a return.
+fn add_long_way(bytes: &mut Vec<u8>) -> u32 {
+    bytes.resize(bytes.len().next_multiple_of(PAGE), 0xcc);
+    let start = bytes.len();
+    let mut line = [0xcc; ALIGN];
+    // `jmp` over the rest of the line.
+    line[..2].copy_from_slice(&[0xeb, ALIGN as u8 - 2]);
+    (0..LONG_WAY / ALIGN).for_each(|_| bytes.extend(line));
+    bytes.push(0xc3);
+    start as u32
 }
 
 fn add(bytes: &mut Vec<u8>, case: &Case) -> Place {

@@ -97,10 +97,24 @@ impl Subject {
     /// Times those of [`super::blob::Blob::timed`] once around: what a probe adds to a call,
     /// nanoseconds, of each snippet, thread by thread.
     pub(super) fn time(&mut self, which: Range<usize>, threads: u32) -> Result<Vec<f64>, NoAnswer> {
+        self.timed(which, threads, false)
+    }
+
+    /// The same on one thread, with other work between any two calls.
+    pub(super) fn time_apart(&mut self, which: Range<usize>) -> Result<Vec<f64>, NoAnswer> {
+        self.timed(which, 1, true)
+    }
+
+    fn timed(
+        &mut self,
+        which: Range<usize>,
+        threads: u32,
+        apart: bool,
+    ) -> Result<Vec<f64>, NoAnswer> {
         /// More than any answer has.
         const MOST: u64 = 4096;
         let (from, to) = (which.start as u32, which.end as u32);
-        if self.ask(Request::Time { from, to, threads })? != RAN {
+        if self.ask(Request::Time { from, to, threads, apart })? != RAN {
             return Err(NoAnswer::Nonsense);
         }
         match self.words(1)?.first() {

@@ -47,6 +47,9 @@ pub struct Calibration {
     pub call_ns: f64,
     /// The same on each of two threads at once.
     pub call_on_two_threads_ns: Option<f64>,
+    /// The same where a program does other work between two calls, in a megabyte and a half of its own;
+    /// nanoseconds.
+    pub call_apart_ns: f64,
     /// How many measurements each number is the middle one of.
     pub rounds: u32,
     /// Measured by `run` on its way, and to be measured again at leisure.
@@ -80,6 +83,8 @@ impl Calibration {
             event: [none?, two?, six?],
             landing: Some(self.landing_ns).filter(sane)?,
             unmatched_landing: Some(self.unmatched_landing_ns).filter(sane)?,
+            // Of the two hits of a call.
+            apart: Some((self.call_apart_ns - self.call_ns).max(0.0) / 2.0).filter(sane)?,
             measured: true,
         })
     }
@@ -169,6 +174,14 @@ impl Thoroughness {
             Self::Whole => 150,
         }
     }
+
+    /// With other work between calls, which takes longer.
+    const fn rounds_apart(self) -> u32 {
+        match self {
+            Self::Quick => 8,
+            Self::Whole => 50,
+        }
+    }
 }
 
 /// Times everything whose sites are attached; the child is no target yet.
@@ -186,6 +199,8 @@ pub(super) fn calibrate(
         Thoroughness::Quick => None,
         Thoroughness::Whole => Some(Rounds::take(blob, 2, rounds / 2, trial, subject)?),
     };
+    let call = blob.timed().count() - 1;
+    let apart = apart(call, thoroughness.rounds_apart(), trial, subject)?;
     if trial.lost()? != lost {
         return Err(NotTimed::Lost);
     }
@@ -201,7 +216,7 @@ pub(super) fn calibrate(
         ns: events.get(at).copied().unwrap_or(0.0),
         on_two_threads_ns: events_of_two.as_ref().and_then(|events| events.get(at).copied()),
     });
-    let (landing, call) = (blob.traps.len() + blob.events.len(), blob.timed().count() - 1);
+    let landing = blob.traps.len() + blob.events.len();
     let events: Vec<EventCost> = events.collect();
     let enter = events.first().map_or(0.0, |event| event.ns);
     Ok(Calibration {
@@ -211,10 +226,28 @@ pub(super) fn calibrate(
         unmatched_landing_ns: one.hit(landing),
         unmatched_landing_on_two_threads_ns: two.as_ref().map(|two| two.hit(landing)),
         call_ns: one.hit(call),
+        call_apart_ns: apart,
         call_on_two_threads_ns: two.as_ref().map(|two| two.hit(call)),
         rounds,
         quick: thoroughness == Thoroughness::Quick,
     })
+}
+
+/// What the call costs with other work before it.
+fn apart(
+    call: usize,
+    rounds: u32,
+    trial: &mut Trial,
+    subject: &mut Subject,
+) -> Result<f64, NotTimed> {
+    trial.observe(subject.pid())?;
+    let mut all = Vec::new();
+    for _ in 0..rounds {
+        all.extend(subject.time_apart(call..call + 1)?);
+        trial.drain();
+    }
+    trial.forget(subject.pid());
+    Ok(median(all))
 }
 
 /// Times taken in turns of everything, so that whatever else the machine does falls on all alike.

@@ -21,8 +21,8 @@ pub(super) enum Request {
     Run { form: u32, case: u32, times: u32, shadow: bool },
     /// Call those of the timed snippets once around, each without and with its probe, on so many
     /// threads at once. The answer: [`RAN`], a number, and as many differences, nanoseconds a call:
-    /// of each snippet, thread by thread.
-    Time { from: u32, to: u32, threads: u32 },
+    /// of each snippet, thread by thread. `apart`: with other work between any two calls.
+    Time { from: u32, to: u32, threads: u32, apart: bool },
     /// Call a snippet so often on each of so many threads. The answer: [`RAN`].
     Call { start: u32, threads: u32, times: u32 },
 }
@@ -39,12 +39,15 @@ const MOST_CPU: u64 = 5;
 const TURN: Duration = Duration::from_micros(40);
 /// Turns are of so many calls at least and at most.
 const CALLS: [u32; 2] = [4, 32];
+/// Calls that are timed one by one, with other work between them, and the data that it goes through.
+const APART: usize = 7;
+const DATA: usize = 1 << 20;
 
 impl Request {
     pub(super) fn encode(self) -> [u8; REQUEST] {
         let numbers = match self {
             Self::Run { form, case, times, shadow } => [1, form, case, times, u32::from(shadow)],
-            Self::Time { from, to, threads } => [2, from, to, threads, 0],
+            Self::Time { from, to, threads, apart } => [2, from, to, threads, u32::from(apart)],
             Self::Call { start, threads, times } => [3, start, threads, times, 0],
         };
         let mut bytes = [0; REQUEST];
@@ -60,7 +63,7 @@ impl Request {
         let (kind, a, b, c, d) = (next(), next(), next(), next(), next());
         match kind {
             1 => Some(Self::Run { form: a, case: b, times: c, shadow: d != 0 }),
-            2 => Some(Self::Time { from: a, to: b, threads: c }),
+            2 => Some(Self::Time { from: a, to: b, threads: c, apart: d != 0 }),
             3 => Some(Self::Call { start: a, threads: b, times: c }),
             _ => None,
         }
@@ -127,9 +130,16 @@ fn serve(
                 Err(errno) => answer(output, NOT_RUN, [u64::from(errno.unsigned_abs())]),
             }
         }
-        Request::Time { from, to, threads } => {
+        Request::Time { from, to, threads, apart } => {
             let pairs = blob.timed().take(to as usize).skip(from as usize);
-            let differences = time(harness, &pairs.collect::<Vec<_>>(), threads);
+            let pairs: Vec<Pair> = pairs.collect();
+            let differences = if apart {
+                let mut work = OtherWork::new(harness, blob.long_way);
+                let difference = |pair| work.difference(harness, pair).unwrap_or(0.0);
+                pairs.iter().map(difference).collect()
+            } else {
+                time(harness, &pairs, threads)
+            };
             let count = differences.len() as u64;
             let bits = differences.into_iter().map(f64::to_bits);
             answer(output, RAN, std::iter::once(count).chain(bits))
@@ -175,6 +185,45 @@ fn difference(harness: &Harness, pair: &Pair) -> Option<f64> {
     Some((with.as_nanos() as f64 - without.as_nanos() as f64) / f64::from(calls))
 }
 
+/// What a program does between two hits that are not one after the other: it uses the caches for
+/// itself.
+struct OtherWork<'a> {
+    way: Option<Box<dyn Fn() + 'a>>,
+    data: Vec<u8>,
+}
+
+impl<'a> OtherWork<'a> {
+    fn new(harness: &'a Harness, long_way: u32) -> Self {
+        let way = harness.function(long_way).map(|way| Box::new(way) as Box<dyn Fn() + 'a>);
+        Self { way, data: vec![1; DATA] }
+    }
+
+    fn work(&mut self) {
+        if let Some(way) = &self.way {
+            way();
+        }
+        for byte in self.data.iter_mut().step_by(64) {
+            *byte = byte.wrapping_add(1);
+        }
+        black_box(&self.data);
+    }
+
+    /// The middle one of a few calls of a pair, each with other work before it.
+    fn difference(&mut self, harness: &Harness, pair: &Pair) -> Option<f64> {
+        let (plain, probed) =
+            (harness.function(pair.plain.start)?, harness.function(pair.probed.start)?);
+        let mut differences = [0.0; APART];
+        for difference in &mut differences {
+            self.work();
+            let without = turn(&plain, 1);
+            self.work();
+            *difference = turn(&probed, 1).as_nanos() as f64 - without.as_nanos() as f64;
+        }
+        differences.sort_unstable_by(f64::total_cmp);
+        differences.get(APART / 2).copied()
+    }
+}
+
 fn turn(function: &impl Fn(), calls: u32) -> Duration {
     let begun = Instant::now();
     for _ in 0..calls {
@@ -204,7 +253,8 @@ mod tests {
     fn a_request_gives_back_what_was_asked() {
         for request in [
             Request::Run { form: 3, case: 7, times: 16, shadow: true },
-            Request::Time { from: 3, to: 24, threads: 2 },
+            Request::Time { from: 3, to: 24, threads: 2, apart: false },
+            Request::Time { from: 3, to: 24, threads: 1, apart: true },
             Request::Call { start: 4096, threads: 2, times: 9 },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));

@@ -80,6 +80,12 @@ pub(super) fn line(costing: &Costing, probe: ProbeId, out: &mut impl Write) -> i
     if cost.exit_ns == 0 {
         return writeln!(out, "  cost   {} a hit", duration(cost.enter_ns));
     }
+    let rare = costing.rare.get(probe.index()).map_or(0, CallCost::call_ns);
+    let rare = if rare > cost.call_ns() {
+        format!("; {} where calls are rare", duration(rare))
+    } else {
+        String::new()
+    };
     let early = if cost.early_call_ns() > cost.call_ns() {
         format!("; {} until its landings stand", duration(cost.early_call_ns()))
     } else {
@@ -93,7 +99,7 @@ pub(super) fn line(costing: &Costing, probe: ProbeId, out: &mut impl Write) -> i
     };
     writeln!(
         out,
-        "  cost   {} a call: enter {} + landing {}{early}{load}",
+        "  cost   {} a call: enter {} + landing {}{rare}{early}{load}",
         duration(cost.call_ns()),
         duration(cost.enter_ns),
         duration(cost.exit_ns)
