@@ -82,9 +82,7 @@ impl Prediction {
 }
 
 /// From the calibration alone, where `check` does not say it.
-fn derived(build: &Build, function: &Json) -> Result<f64> {
-    let doctor = stdout_of(Command::new(&build.program).args(["doctor", "--json"]))?;
-    let doctor = Json::parse(&doctor)?;
+fn derived(doctor: &Json, function: &Json) -> Result<f64> {
     let trap = |form: &str| {
         let traps = doctor.list("probes.calibration.traps");
         let found = traps.iter().find(|trap| trap.text("form") == Some(form));
@@ -100,6 +98,8 @@ fn derived(build: &Build, function: &Json) -> Result<f64> {
 }
 
 fn planned(build: &Build, plan: &Json) -> Result<Vec<Planned>> {
+    let doctor = stdout_of(Command::new(&build.program).args(["doctor", "--json"]))?;
+    let doctor = Json::parse(&doctor)?;
     let mut planned = Vec::new();
     // The witnesses are no functions of the map, and run when an exception is caught.
     for function in plan.list("probes").iter().filter(|probe| probe.text("span").is_some()) {
@@ -113,7 +113,7 @@ fn planned(build: &Build, plan: &Json) -> Result<Vec<Planned>> {
             name: text("function")?,
             path: text("path")?.into(),
             offsets: enters.map(offset).collect::<Result<_>>()?,
-            call_ns: function.number("cost.call_ns").or_else(|_| derived(build, function))?,
+            call_ns: function.number("cost.call_ns").or_else(|_| derived(&doctor, function))?,
         });
     }
     if planned.is_empty() {

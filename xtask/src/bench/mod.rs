@@ -9,6 +9,7 @@ mod cost;
 mod curve;
 mod engine;
 mod exits;
+mod flood;
 mod functions;
 mod goal;
 mod loss;
@@ -42,7 +43,7 @@ const DEFAULT_RUNS: usize = 5;
 const LEAST_ROUNDS: usize = 3;
 
 /// What can be asked for, in the order it is taken and shown.
-const BENCHES: [&str; 6] = ["exits", "servers", "attach", "stall", "loss", "stitch"];
+const BENCHES: [&str; 7] = ["exits", "servers", "flood", "attach", "stall", "loss", "stitch"];
 
 /// What the benches gave.
 #[derive(Default)]
@@ -125,6 +126,12 @@ impl Results {
                 self.curve = Some(taken.curve.svg(&report::machine()?));
                 self.sections.extend(taken.sections);
                 self.failures.extend(taken.goals.iter().filter_map(goal::Goal::failure));
+            }
+            "flood" => {
+                let engines = ENGINES.ensure(&context.cache)?;
+                let (section, goals, wrong) = flood::run(context, &engines, qprof, few)?;
+                self.with_goals((section, goals));
+                self.failures.extend(wrong);
             }
             "attach" => {
                 let venv = MilvusVenv::ensure(&context.cache)?;

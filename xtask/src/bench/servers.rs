@@ -233,18 +233,20 @@ impl Bench<'_> {
             .map(|(object, symbol)| format!("uprobe:{}:{symbol}", object.display()))
             .collect();
         let script = format!("{} {{ @at[tid] = nsecs; }}", probes.join(", "));
+        let before = server.measure(Tracer::Off)?;
+        let Some(attached) =
+            Bpftrace::start(self.scratch.path(), &script, server.pid, BPFTRACE_LIMIT)?
+        else {
+            return Ok(None);
+        };
+        // Attached once: it takes too long.
+        let taken = (0..self.rounds).map(|_| server.measure(Tracer::Bpftrace));
+        let taken = taken.collect::<Result<Vec<_>>>()?;
+        drop(attached);
+        let base = f64::midpoint(before, server.measure(Tracer::Off)?);
         let mut cost = Cost::default();
-        for _ in 0..self.rounds {
-            sys::check_stop()?;
-            let before = server.measure(Tracer::Off)?;
-            let Some(attached) =
-                Bpftrace::start(self.scratch.path(), &script, server.pid, BPFTRACE_LIMIT)?
-            else {
-                return Ok(None);
-            };
-            let ms = server.measure(Tracer::Bpftrace)?;
-            drop(attached);
-            cost.take(ms, f64::midpoint(before, server.measure(Tracer::Off)?));
+        for ms in taken {
+            cost.take(ms, base);
         }
         Ok(Some(cost))
     }
