@@ -57,6 +57,21 @@ pub(crate) fn count(text: &str) -> Result<usize, String> {
     if number == 0 { Err("at least 1 is needed".to_owned()) } else { Ok(number) }
 }
 
+/// Parses a number a second: `1200`, `1e6`, `500k`, `2M`.
+///
+/// # Errors
+/// Anything that is no number, or below 0, or beyond what any machine does.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    let text = text.trim();
+    let units = [("k", 1e3), ("K", 1e3), ("M", 1e6), ("G", 1e9)];
+    let unit = units.iter().find_map(|(unit, times)| Some((text.strip_suffix(unit)?, *times)));
+    let (number, times) = unit.unwrap_or((text, 1.0));
+    let rate = number.parse::<f64>().ok().map(|number| number * times);
+    rate.filter(|rate| (0.0..=1e12).contains(rate)).ok_or_else(|| {
+        format!("`{text}` is no number of calls a second: write for example 1200, 500k or 1e6")
+    })
+}
+
 /// Parses a share of a whole: a number from 0 to 1.
 ///
 /// # Errors
@@ -97,6 +112,16 @@ mod tests {
         assert_eq!(share("1"), Ok(1.0));
         for wrong in ["1.1", "-0.1", "10%", "NaN", ""] {
             assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn rates_are_plain_numbers_or_short_for_them() {
+        for (text, expected) in [("1200", 1200.0), ("1e6", 1e6), ("500k", 5e5), ("1.5M", 1.5e6)] {
+            assert!(rate(text).is_ok_and(|rate| (rate - expected).abs() < 1e-6), "{text}");
+        }
+        for wrong in ["", "k", "-1", "NaN", "inf", "1e40", "fast", "1kk", "10%"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
         }
     }
 

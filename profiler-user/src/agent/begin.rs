@@ -1,23 +1,33 @@
 //! How a run begins: from what the user asks for to what is attached.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use super::aim::{RunAim, Successor, Whom};
 use super::command::Started;
-use super::live::{Live, LiveError, LiveOptions};
+use super::endings::ends_foreseen;
+use super::live::{Exits, Live, LiveError, LiveOptions};
 use super::prepare::{PrepareError, Prepared, prepare_target};
 use super::resources::Resources;
 use super::{RunSettings, clock};
 use crate::attach::Targets;
 use crate::config::{self, SymbolMap};
-use crate::model::Pid;
+use crate::model::{Pid, Watches};
+use crate::plan::{Ends, call_costs};
 use crate::recording::{Header, Writer};
+use crate::symbols::without_arguments;
 use crate::target::{Target, TargetError};
+use crate::ui::duration;
 
 /// How many functions that are not probed are named when attaching.
 const TOLD: usize = 10;
 /// How often a program that has ended is looked for.
 const LOOK: Duration = Duration::from_millis(250);
+/// How many functions are named with their cost, and how long their names may be.
+const COSTED: usize = 3;
+const NAME: usize = 60;
 
 /// A run that has begun.
 pub(super) struct Begun {
@@ -75,6 +85,11 @@ pub(super) fn begin(
     let mut live = load(Some(first.map.clone()), targets(aim, &pids))?;
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
+    if !settings.quiet {
+        let cost = expected_cost(prepared.iter().map(|(prepared, _)| prepared), settings);
+        // Nobody to tell is no reason to stop.
+        io::stderr().write_all(cost.as_bytes()).unwrap_or_default();
+    }
     let mut planning = Duration::ZERO;
     for (prepared, satisfied) in prepared {
         planning += prepared.took;
@@ -137,6 +152,57 @@ fn prepare_all(
     let mut merged = config::merge(maps)?;
     merged.spans.iter_mut().for_each(|span| span.required = false);
     pids.iter().map(|pid| prepare(*pid, Some(merged.clone()))).collect()
+}
+
+/// A line on what a call of each function will cost; the same functions of several processes once.
+fn expected_cost<'a>(
+    prepared: impl Iterator<Item = &'a Prepared>,
+    settings: &RunSettings,
+) -> String {
+    let mut functions: BTreeMap<String, (u64, u64)> = BTreeMap::new();
+    for prepared in prepared {
+        let plan = &prepared.plan;
+        let foreseen = ends_foreseen(prepared);
+        let ends = |id| match settings.exits {
+            Exits::Landings => foreseen.get(&id).copied().unwrap_or_default(),
+            Exits::Rets => Ends::RETS,
+        };
+        let calls = call_costs(plan, &settings.costs, &ends);
+        for ((probe, rule), cost) in plan.probes.iter().zip(&plan.rules.probes).zip(&calls) {
+            if rule.watches == Watches::Calls {
+                let name = without_arguments(&probe.function);
+                let (call, early) = functions.entry(name).or_default();
+                *call = cost.call_ns().max(*call);
+                *early = cost.early_call_ns().max(*early);
+            }
+        }
+    }
+    let mut dearest: Vec<(u64, &str)> =
+        functions.iter().map(|(name, (call, _))| (*call, name.as_str())).collect();
+    dearest.sort_by_key(|(call, _)| Reverse(*call));
+    let (Some((most, _)), Some((least, _))) = (dearest.first(), dearest.last()) else {
+        return String::new();
+    };
+    let calls = if most == least {
+        duration(*most)
+    } else {
+        format!("{} to {}", duration(*least), duration(*most))
+    };
+    let early = functions.values().map(|(_, early)| *early).max().filter(|early| early > most);
+    let early = early.map_or_else(String::new, |ns| {
+        format!(" (up to {} until it is known where calls come back)", duration(ns))
+    });
+    let named = dearest.iter().take(COSTED).map(|(ns, name)| {
+        let name: String = name.chars().take(NAME).collect();
+        format!("{name} {}", duration(*ns))
+    });
+    let named: Vec<String> = named.collect();
+    let more = match dearest.len().saturating_sub(COSTED) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    };
+    let assumed = if settings.costs.measured { "" } else { "; assumed, not measured here" };
+    format!("cost: {calls} a call{early}, dearest first: {}{more}{assumed}\n", named.join(", "))
 }
 
 fn tell_skipped(prepared: &Prepared) {

@@ -8,6 +8,7 @@ mod begin;
 mod clock;
 mod command;
 mod discover;
+mod endings;
 mod fitting;
 mod fleet;
 mod foresee;
@@ -15,6 +16,7 @@ mod jumps;
 mod landings;
 mod live;
 mod look;
+mod observe;
 mod outputs;
 mod pipeline;
 mod prepare;
@@ -36,9 +38,10 @@ pub use prepare::{Aim, PrepareError, Search};
 pub use replay::replay;
 pub use run::{RunSettings, run};
 
+pub(crate) use endings::{Ending, Endings, predict_endings};
 pub(crate) use fitting::{Fit, ObjectFit};
-pub(crate) use foresee::DirectCalls;
 pub(crate) use live::{Live, LiveOptions};
+pub(crate) use observe::{Observed, observe};
 pub(crate) use prepare::{Prepared, prepare, prepare_with};
 pub(crate) use survey::{Survey, survey};
 

@@ -19,6 +19,7 @@ use super::threads::Threads;
 use super::{Ended, EndedBy, clock, report};
 use crate::attach::{AttachOptions, check_rights};
 use crate::model::{ClockOffset, Pid, ProbeId, Watches};
+use crate::plan::Costs;
 use crate::target::Target;
 use crate::ui::{Cost, ProbeHits, Progress, RunReport, StatusLine};
 
@@ -38,6 +39,8 @@ pub struct RunSettings {
     pub attach: AttachOptions,
     /// Where exits are observed.
     pub exits: Exits,
+    /// What a hit costs.
+    pub costs: Costs,
     /// Where to keep the raw events.
     pub record: Option<PathBuf>,
     /// How long; none: until told to stop.

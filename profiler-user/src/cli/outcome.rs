@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::process::ExitCode;
 
+use super::check::UnknownName;
 use crate::agent::{
     AimError, CommandError, DiscoverError, Ended, LiveError, OutputError, PrepareError,
 };
@@ -76,6 +77,9 @@ impl Outcome {
         }
         if cause.is::<AimError>() {
             return Some(Self::Target);
+        }
+        if cause.is::<UnknownName>() {
+            return Some(Self::Usage);
         }
         let attach = match cause.downcast_ref() {
             Some(LiveError::Attach(error)) => Some(error),

@@ -206,6 +206,7 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
             ExitsArg::Landings => Exits::Landings,
             ExitsArg::Ret => Exits::Rets,
         },
+        costs: kernel.costs,
         record: args.record.clone().or_else(|| file.output.record.clone()),
         duration: args.duration.or(file.duration),
         out: args.out.settings(color, &file),

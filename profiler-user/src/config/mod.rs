@@ -26,3 +26,5 @@ pub use map::{
     SymbolMap,
 };
 pub use parse::parse_map;
+
+pub(crate) use nearest::nearest;

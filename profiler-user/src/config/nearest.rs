@@ -1,7 +1,7 @@
 //! "Did you mean".
 
 /// Up to `count` of `candidates` that are like `given`, nearest first, ties in order.
-pub(super) fn nearest<'a>(
+pub(crate) fn nearest<'a>(
     given: &str,
     candidates: impl IntoIterator<Item = &'a str>,
     count: usize,

@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use profiler_common::Role;
-
-use crate::plan::{Costs, PlannedProbe};
-
 /// A purse that fills by a share of a CPU and from which every hit is paid.
 ///
 /// A round ends as soon as the purse is empty, and the next begins when it is full again: so the
@@ -58,20 +54,6 @@ impl Budget {
     pub fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent)
     }
-}
-
-/// What one call of a probe costs: its enter and, unless only enters are watched, one exit.
-#[must_use]
-pub fn call_cost_ns(probe: &PlannedProbe, costs: &Costs) -> u64 {
-    dearest_ns(probe, Role::Enter, costs) + dearest_ns(probe, Role::Ret, costs)
-}
-
-/// What a hit of a probe's dearest site of a role costs, nanoseconds; 0 if it has none.
-#[must_use]
-pub fn dearest_ns(probe: &PlannedProbe, role: Role, costs: &Costs) -> u64 {
-    let program = if role == Role::Enter { &probe.at_enter } else { &probe.at_ret };
-    let sites = probe.sites.iter().filter(|site| site.role == role);
-    sites.map(|site| costs.event_ns(site.cost, program.len)).max().unwrap_or(0)
 }
 
 /// Hits of each function, and in how much watched time.
@@ -153,45 +135,6 @@ mod tests {
         let few = [(1, 1), (2, 100)];
         assert_eq!(thin(&few), [0; 0], "a hundred calls are no flood");
         assert_eq!(thin(&[]), [0; 0]);
-    }
-
-    #[test]
-    fn a_call_is_paid_at_the_measured_price() {
-        use crate::model::{FileOffset, VirtAddr};
-        use crate::plan::{CostClass, Site};
-        use crate::target::ObjectId;
-        let site = |role, cost| Site {
-            object: ObjectId(0),
-            offset: FileOffset(0),
-            address: VirtAddr(0),
-            role,
-            slot_offset: 0,
-            flags: 0,
-            cost,
-            instruction: String::new(),
-        };
-        let probe = PlannedProbe {
-            id: profiler_common::ProbeId(0),
-            function: "f".into(),
-            object: ObjectId(0),
-            span: None,
-            copies: 1,
-            exits_with: profiler_common::ProbeId(0),
-            sites: vec![
-                site(Role::Enter, CostClass::Emulated),
-                site(Role::Ret, CostClass::SingleStepped),
-            ],
-            at_enter: profiler_common::CaptureProgram { len: 2, ..Default::default() },
-            at_ret: profiler_common::CaptureProgram::default(),
-            notes: Vec::new(),
-        };
-        let costs = Costs {
-            trap: [90.0, 500.0, 3_000.0],
-            event: [100.0, 140.0, 200.0],
-            ..Costs::default()
-        };
-        assert_eq!(call_cost_ns(&probe, &costs), 640 + 3_100);
-        assert_eq!(call_cost_ns(&probe, &Costs::default()), 2_600 + 4_000);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod text;
 #[cfg(test)]
 mod testing;
 
-pub use budget::{Budget, Rates, call_cost_ns, dearest_ns, thin};
+pub use budget::{Budget, Rates, thin};
 pub use calls::{Call, CallId, Calls, Exchange, FunctionId, Slot, Watched};
 pub use hops::{Hop, hops};
 pub use names::{NameScore, could_be_stage, is_interpreter, is_runtime, score, socket_use};

@@ -20,7 +20,7 @@ use crate::target::boot_id;
 const FILE: &str = "kernel.json";
 const ROOTS: &str = "/run/qprof";
 /// Of what is kept: another number where something else is tried or measured.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// No entry is nearly as large.
 const MAX_BYTES: u64 = 1 << 20;
 

@@ -39,6 +39,11 @@ impl Measured {
         Kernel { forms: kernel_forms(&self.forms), costs, link_filter }
     }
 
+    /// Whether it was measured at leisure: what `run` has tried on its way is not all there is.
+    fn is_whole(&self) -> bool {
+        self.calibration.as_ref().is_some_and(|calibration| !calibration.quick)
+    }
+
     /// Whether everything that was to be tried could be: nothing else is kept.
     fn is_certain(&self) -> bool {
         let unknown = |verdict: &Verdict| matches!(verdict, Verdict::Unknown { .. });
@@ -96,12 +101,13 @@ pub fn known_kernel() -> Kernel {
 }
 
 /// The same for whoever is about to attach: where nothing is known yet, the forms that plans may use
-/// are tried first. That takes a few tenths of a second, once a boot. Nothing is timed.
+/// are tried first, and timed quickly. That takes a few tenths of a second, once a boot.
 #[must_use]
 pub fn tried_kernel() -> Kernel {
     let cache = Cache::here();
     match cache.read() {
-        Ok(measured) => return told(&measured),
+        Ok(measured) if measured.calibration.is_some() => return told(&measured),
+        Ok(_) => {}
         Err(error) => tell(&error),
     }
     // Whoever may not attach is told so elsewhere.
@@ -155,10 +161,7 @@ pub(super) fn knowledge(again: bool) -> Knowledge {
     let cache = Cache::here();
     let mut all = Vec::new();
     match cache.read() {
-        // What `run` has tried by itself is not all there is.
-        Ok(measured) if !again && measured.calibration.is_some() => {
-            return Knowledge::Known { measured };
-        }
+        Ok(measured) if !again && measured.is_whole() => return Knowledge::Known { measured },
         Err(error) if error.is_odd() => all.push(error.to_string()),
         Ok(_) | Err(_) => {}
     }
@@ -180,10 +183,8 @@ fn try_out(scope: Scope) -> Result<(Measured, Vec<String>), String> {
     let Tried { forms, pid_filter, calibration } =
         measure(scope).map_err(|error| error.to_string())?;
     let mut problems = Vec::new();
-    let calibration = calibration.unwrap_or_else(|why| {
-        problems.push(format!("not calibrated: {why}"));
-        None
-    });
+    let calibration =
+        calibration.map_err(|why| problems.push(format!("not calibrated: {why}"))).ok();
     let took_ms = begun.elapsed().as_secs_f64() * 1e3;
     Ok((Measured { forms, pid_filter, calibration, took_ms }, problems))
 }

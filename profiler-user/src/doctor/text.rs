@@ -90,23 +90,42 @@ fn alike<'a>(forms: impl Iterator<Item = &'a FormResult>) -> Vec<(String, String
 
 fn costs(calibration: &Calibration, costs: &Costs, line: &mut impl FnMut(&str, &str)) {
     let [optimised, emulated, stepped] = costs.trap;
+    let quick = if calibration.quick { "; measured quickly, --again takes its time" } else { "" };
     line(
-        "  cost of a hit",
+        "  cost of a trap",
         &format!(
-            "{optimised:.0} ns optimised, {emulated:.0} ns emulated, {stepped:.0} ns single-stepped"
+            "{optimised:.0} ns optimised, {emulated:.0} ns emulated, {stepped:.0} ns \
+             single-stepped{quick}"
         ),
     );
-    let events: Vec<String> = calibration
-        .events
-        .iter()
-        .map(|event| format!("{:.0} ns with {} words", event.ns, event.words.count()))
-        .collect();
-    line("  and of its event", &events.join(", "));
-    if let Some(event) = calibration.events.first() {
-        let two = event.hit_on_two_threads_ns;
-        let landing = calibration.unmatched_landing_ns;
-        line("  unmatched landing", &format!("{landing:.0} ns"));
-        line("  on two threads", &format!("{two:.0} ns an emulated hit with its event"));
+    let rows = [
+        (CostClass::Optimised, "    optimised"),
+        (CostClass::Emulated, "    emulated"),
+        (CostClass::SingleStepped, "    single-stepped"),
+    ];
+    for (class, title) in rows {
+        let of_class = calibration.traps.iter().filter(|trap| trap.form.class() == class);
+        let each = of_class.map(|trap| format!("{} {:.0}", trap.form.name(), trap.ns));
+        let each: Vec<String> = each.collect();
+        if !each.is_empty() {
+            line(title, &format!("{} ns", each.join(", ")));
+        }
+    }
+    let events = calibration.events.iter();
+    let events =
+        events.map(|event| format!("{:.0} ns with {} words", event.ns, event.words.count()));
+    let events: Vec<String> = events.collect();
+    line(
+        "  and its event",
+        &format!("{}; of a landing {:.0} ns", events.join(", "), costs.landing),
+    );
+    line("  unmatched landing", &format!("{:.0} ns", calibration.unmatched_landing_ns));
+    line("  a whole call", &format!("{:.0} ns, begun and landed at nops", calibration.call_ns));
+    if let (Some(call), Some(landing)) =
+        (calibration.call_on_two_threads_ns, calibration.unmatched_landing_on_two_threads_ns)
+    {
+        let said = format!("{call:.0} ns a whole call, {landing:.0} ns an unmatched landing");
+        line("  on two threads", &said);
     }
 }
 

@@ -41,6 +41,8 @@ pub struct Costs {
     pub trap: [f64; 3],
     /// To record an event, besides, by [`EventWords::ALL`].
     pub event: [f64; 3],
+    /// To record the end of a call, besides the trap, without words.
+    pub landing: f64,
     /// A landing that a call comes by which nobody asked about, trap and all.
     pub unmatched_landing: f64,
     /// Measured on this machine, not assumed.
@@ -54,6 +56,7 @@ impl Default for Costs {
         Self {
             trap: [400.0, 2_400.0, 3_900.0],
             event: [100.0, 200.0, 400.0],
+            landing: 100.0,
             unmatched_landing: 2_500.0,
             measured: false,
         }
@@ -71,23 +74,39 @@ impl Costs {
     /// words along the straight line, beyond the last along its continuation.
     #[must_use]
     pub fn event_ns(&self, class: CostClass, words: u8) -> u64 {
+        nanoseconds(self.trap_of(class) + self.event_of(words))
+    }
+
+    /// The end of a call, trap and event, with so many words, nanoseconds.
+    #[must_use]
+    pub fn exit_ns(&self, class: CostClass, words: u8) -> u64 {
+        let [none, ..] = self.event;
+        nanoseconds(self.trap_of(class) + self.landing + (self.event_of(words) - none))
+    }
+
+    const fn trap_of(&self, class: CostClass) -> f64 {
         let [optimised, emulated, stepped] = self.trap;
-        let trap = match class {
+        match class {
             CostClass::Optimised => optimised,
             CostClass::Emulated => emulated,
             CostClass::SingleStepped => stepped,
-        };
+        }
+    }
+
+    fn event_of(&self, words: u8) -> f64 {
         let [none, two, six] = self.event;
         let words = f64::from(words);
-        let event = if words <= 2.0 {
+        if words <= 2.0 {
             none + (two - none) * words / 2.0
         } else {
             two + (six - two) * (words - 2.0) / 4.0
-        };
-        #[expect(clippy::cast_sign_loss, reason = "at least 1, and a cast saturates")]
-        let ns = (trap + event).max(1.0).round() as u64;
-        ns
+        }
     }
+}
+
+#[expect(clippy::cast_sign_loss, reason = "at least 1, and a cast saturates")]
+fn nanoseconds(ns: f64) -> u64 {
+    ns.max(1.0).round() as u64
 }
 
 /// What is known of this machine's kernel, for planning and attaching.

@@ -97,6 +97,32 @@ impl FormKind {
         }
     }
 
+    /// Its name, for a person.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nop1 => "nop1",
+            Self::Nop2 => "nop2",
+            Self::Nop3 => "nop3",
+            Self::Nop4 => "nop4",
+            Self::Nop5 => "nop5",
+            Self::Nop6 => "nop6",
+            Self::Nop7 => "nop7",
+            Self::Nop8 => "nop8",
+            Self::Push => "push",
+            Self::JccShort => "jcc (short)",
+            Self::JccNear => "jcc (near)",
+            Self::Jmp => "jmp",
+            Self::BndJmp => "bnd jmp",
+            Self::Call => "call",
+            Self::Endbr64 => "endbr64",
+            Self::Leave => "leave",
+            Self::Pop => "pop",
+            Self::Ret => "ret",
+            Self::Stepped => "other",
+        }
+    }
+
     const fn bit(self) -> u32 {
         1 << self as u8
     }

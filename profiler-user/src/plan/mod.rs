@@ -15,7 +15,8 @@
 //!    [`ProbePlan`].
 //! 6. `landing`, `line`: where a call is seen to have come back, in its caller; `callers`:
 //!    which callers can be told beforehand.
-//! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 7. `costs`, `predict`: what all that will cost the target.
+//! 8. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
 mod analyse;
@@ -36,6 +37,7 @@ mod kernel_forms;
 mod landing;
 mod line;
 mod listing;
+mod predict;
 mod probe_plan;
 mod reasons;
 mod silent;
@@ -59,6 +61,7 @@ pub use kernel_forms::{FormKind, KernelForms};
 pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up,
 };
+pub use predict::{CallCost, Ends, Load, call_costs, dearest_first, dearest_ns};
 pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};
 

@@ -2,6 +2,7 @@
 
 mod boot;
 mod code_map;
+mod cpus;
 mod error;
 mod find;
 mod guard;
@@ -14,6 +15,7 @@ mod watch;
 
 pub use boot::boot_id;
 pub use code_map::{CodeMap, MappedCode};
+pub use cpus::{Scheduled, allowed_cpus, scheduled};
 pub use error::TargetError;
 pub use find::{Running, descendants, read as read_running, running};
 pub use guard::FileGuard;

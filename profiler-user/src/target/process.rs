@@ -122,7 +122,7 @@ pub(super) fn file(pid: Pid, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/{name}"))
 }
 
-fn text(pid: Pid, name: &str) -> Option<String> {
+pub(super) fn text(pid: Pid, name: &str) -> Option<String> {
     let bytes = fs::read(file(pid, name)).ok()?;
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -186,7 +186,7 @@ fn parse_stat(bytes: &[u8]) -> Option<Stat> {
     })
 }
 
-fn status_field<'a>(status: &'a str, field: &str) -> Option<&'a str> {
+pub(super) fn status_field<'a>(status: &'a str, field: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(field)).map(str::trim)
 }
 

@@ -11,11 +11,9 @@ use crate::attach::{AttachOptions, Attached, Targets};
 use crate::config::{
     EndDecl, HandoffDecl, KeyExpr, MapOrigin, Select, Selector, SpanDecl, SymbolMap,
 };
-use crate::discover::{
-    Budget, Calls, FunctionId, Rates, Slot, SocketUse, Watched, call_cost_ns, dearest_ns,
-};
+use crate::discover::{Budget, Calls, FunctionId, Rates, Slot, SocketUse, Watched};
 use crate::model::{EventBody, Moment, OrphanPolicy, Scope, Takes};
-use crate::plan::{self, Kernel, ProbePlan};
+use crate::plan::{self, CallCost, Ends, Kernel, ProbePlan, dearest_ns};
 use crate::reader;
 use crate::symbols::{Found, Function, SymbolSet};
 use crate::target::{ExitWatch, Target, process};
@@ -227,7 +225,7 @@ impl<'a> Slicer<'a> {
                 .copied()
                 .unwrap_or_default();
             if let Some(cost) = function.and_then(|function| self.costs.get_mut(function)) {
-                *cost = call_cost_ns(probe, &self.kernel.costs);
+                *cost = CallCost::of(probe, &self.kernel.costs, Ends::RETS).call_ns();
             }
             if !closer || function.is_none() {
                 probe.sites.retain(|site| site.role == Role::Enter);

@@ -5,11 +5,11 @@ use std::io::Write;
 
 use serde::Serialize;
 
-use super::endings::{Ending, Endings};
+use super::cost::Costing;
 use super::{class_word, role_word, watches};
-use crate::agent::Prepared;
+use crate::agent::{Ending, Endings, Observed, Prepared};
 use crate::model::Watches;
-use crate::plan::{LandingSite, Predicted, Return, ReturnNeeds, Site, Up};
+use crate::plan::{LandingSite, Predicted, ProbePlan, Return, ReturnNeeds, Site, Up};
 use crate::target::MappedObject;
 
 use profiler_common::ProbeId;
@@ -17,9 +17,10 @@ use profiler_common::ProbeId;
 pub(super) fn write(
     prepared: &Prepared,
     endings: &HashMap<ProbeId, Endings>,
+    costing: &Costing,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, &Report::new(prepared, endings))?;
+    serde_json::to_writer_pretty(&mut *out, &Report::new(prepared, endings, costing))?;
     writeln!(out)?;
     Ok(())
 }
@@ -30,6 +31,7 @@ struct Report<'a> {
     name: &'a str,
     map: &'a str,
     seconds: f64,
+    cost: WholeReport<'a>,
     probes: Vec<ProbeReport<'a>>,
     skipped: Vec<SkippedReport<'a>>,
 }
@@ -43,8 +45,49 @@ struct ProbeReport<'a> {
     path: String,
     copies: usize,
     sites: Vec<SiteReport<'a>>,
+    cost: CostReport,
     ends: Option<EndsReport<'a>>,
     notes: &'a [String],
+}
+
+/// What all calls would cost.
+#[derive(Serialize)]
+struct WholeReport<'a> {
+    /// How many CPUs the process may use.
+    cpus: f64,
+    /// The share of them that would be taken, where rates are known; 1 is all.
+    share: Option<f64>,
+    /// Whether costs were measured on this machine.
+    calibrated: bool,
+    observed: Option<ObservedReport<'a>>,
+}
+
+/// How calls were counted.
+#[derive(Serialize)]
+struct ObservedReport<'a> {
+    functions: usize,
+    /// How long counters were attached, all in all.
+    attached_seconds: f64,
+    /// The processor time they took from the target.
+    spent_seconds: f64,
+    /// What was called so often that it was counted for a moment only.
+    floods: Vec<&'a str>,
+}
+
+/// What the calls of a function would cost.
+#[derive(Serialize)]
+struct CostReport {
+    enter_ns: u64,
+    /// Once it is known where its calls come back.
+    exit_ns: u64,
+    call_ns: u64,
+    /// A call until then.
+    early_call_ns: u64,
+    calibrated: bool,
+    /// Calls a second.
+    rate: Option<f64>,
+    /// Of the CPUs the process may use; 1 is all.
+    share: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -113,7 +156,11 @@ struct SkippedReport<'a> {
 }
 
 impl<'a> Report<'a> {
-    fn new(prepared: &'a Prepared, endings: &'a HashMap<ProbeId, Endings>) -> Self {
+    fn new(
+        prepared: &'a Prepared,
+        endings: &'a HashMap<ProbeId, Endings>,
+        costing: &'a Costing,
+    ) -> Self {
         let Prepared { target, map, plan, took, .. } = prepared;
         let probes = plan.probes.iter().map(|probe| {
             let object = target.object(probe.object);
@@ -125,6 +172,7 @@ impl<'a> Report<'a> {
                 path: object.map_or_else(String::new, |o| o.path.display().to_string()),
                 copies: probe.copies,
                 sites: probe.sites.iter().map(SiteReport::new).collect(),
+                cost: CostReport::new(costing, probe.id.index()),
                 ends: endings.get(&probe.id).map(EndsReport::new),
                 notes: &probe.notes,
             }
@@ -140,8 +188,42 @@ impl<'a> Report<'a> {
             name: &target.name,
             map: &map.name,
             seconds: took.as_secs_f64(),
+            cost: WholeReport::new(costing, plan),
             probes: probes.collect(),
             skipped: skipped.collect(),
+        }
+    }
+}
+
+impl<'a> WholeReport<'a> {
+    fn new(costing: &Costing, plan: &'a ProbePlan) -> Self {
+        let name = |id: &ProbeId| plan.probes.get(id.index()).map(|probe| &*probe.function);
+        let observed = |observed: &Observed| ObservedReport {
+            functions: observed.functions,
+            attached_seconds: observed.attached.as_secs_f64(),
+            spent_seconds: observed.spent.as_secs_f64(),
+            floods: observed.floods.iter().filter_map(name).collect(),
+        };
+        Self {
+            cpus: costing.cpus,
+            share: costing.whole(),
+            calibrated: costing.calibrated,
+            observed: costing.observed.as_ref().map(observed),
+        }
+    }
+}
+
+impl CostReport {
+    fn new(costing: &Costing, probe: usize) -> Self {
+        let cost = costing.calls.get(probe).copied().unwrap_or_default();
+        Self {
+            enter_ns: cost.enter_ns,
+            exit_ns: cost.exit_ns,
+            call_ns: cost.call_ns(),
+            early_call_ns: cost.early_call_ns(),
+            calibrated: costing.calibrated,
+            rate: costing.rates.get(probe).copied().flatten(),
+            share: costing.share(probe),
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `qprof check` for people: a header line and a few more for each function.
 
+mod cost;
+
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use super::endings::{Ending, Endings};
+use super::cost::Costing;
 use super::{class_word, classes, watches};
-use crate::agent::Prepared;
+use crate::agent::{Ending, Endings, Prepared};
 use crate::model::{VirtAddr, Watches};
 use crate::plan::{CostClass, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds, Site};
 use crate::symbols::{demangled, without_arguments};
@@ -21,6 +23,7 @@ const NAME: usize = 60;
 pub(super) fn print(
     prepared: &Prepared,
     endings: &HashMap<ProbeId, Endings>,
+    costing: &Costing,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let Prepared { target, map, plan, took, .. } = prepared;
@@ -28,16 +31,23 @@ pub(super) fn print(
     writeln!(out, "map     {} ({})", map.name, map.origin)?;
     writeln!(
         out,
-        "plan    {} functions, {}; read and planned in {:.2} s; nothing is attached",
+        "plan    {} functions, {}; read and planned in {:.2} s; {}",
         plan.probes.len(),
         classes(plan),
-        took.as_secs_f64()
+        took.as_secs_f64(),
+        if costing.observed.is_some() {
+            "only counters were attached"
+        } else {
+            "nothing is attached"
+        }
     )?;
     writeln!(out, "ends    {}", overall(endings))?;
+    cost::head(costing, plan, out)?;
     for probe in &plan.probes {
         writeln!(out)?;
-        print_probe(target, plan, probe, endings.get(&probe.id), out)?;
+        print_probe(target, plan, probe, endings.get(&probe.id), costing, out)?;
     }
+    cost::dearest(costing, plan, out)?;
     if !plan.skipped.is_empty() {
         writeln!(out, "\nnot probed")?;
         for skipped in &plan.skipped {
@@ -88,6 +98,7 @@ fn print_probe(
     plan: &ProbePlan,
     probe: &PlannedProbe,
     endings: Option<&Endings>,
+    costing: &Costing,
     out: &mut impl Write,
 ) -> io::Result<()> {
     let role = match (&probe.span, watches(plan, probe)) {
@@ -101,6 +112,7 @@ fn print_probe(
     let copies =
         if probe.copies > 1 { format!(", {} copies", probe.copies) } else { String::new() };
     writeln!(out, "  in {object}{copies}")?;
+    cost::line(costing, probe.id, out)?;
     let of_role = |role| probe.sites.iter().filter(move |site| site.role == role);
     for site in of_role(Role::Enter).take(SHOWN) {
         site_line(out, "enter", site.address, site.cost, &site.instruction)?;
@@ -212,7 +224,7 @@ fn and_more(out: &mut impl Write, count: usize) -> io::Result<()> {
     }
 }
 
-fn short(name: &str) -> String {
+pub(super) fn short(name: &str) -> String {
     match name.char_indices().nth(NAME) {
         Some((end, _)) => format!("{}…", name.get(..end).unwrap_or_default()),
         None => name.to_owned(),

@@ -1,6 +1,6 @@
 //! All snippets in one file that parent and child agree on. Pure.
 
-use super::snippet::{Case, Form, forms, timed};
+use super::snippet::{Case, Form, forms, timed, timed_call, timed_event};
 use crate::model::FileOffset;
 use crate::plan::{EventWords, FormKind};
 
@@ -24,6 +24,15 @@ pub(super) struct Pair {
     pub(super) probed: Place,
 }
 
+/// A snippet that calls a function, twice.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CallPair {
+    /// Its sites are where the call comes back.
+    pub(super) pair: Pair,
+    /// Where the called function begins, in the one that is probed.
+    pub(super) enter: FileOffset,
+}
+
 /// The file, and what is where in it.
 #[derive(Clone, Debug)]
 pub(super) struct Blob {
@@ -37,6 +46,8 @@ pub(super) struct Blob {
     pub(super) events: Vec<(EventWords, Pair)>,
     /// To be timed: where calls come back that nobody asked about.
     pub(super) landing: Pair,
+    /// To be timed: a call, its begin and where it comes back.
+    pub(super) call: CallPair,
     /// For the link that filters by process.
     pub(super) filtered: Place,
 }
@@ -53,16 +64,23 @@ impl Blob {
             |case: &Case| Pair { plain: add(&mut bytes, case), probed: add(&mut bytes, case) };
         let timed = timed();
         let traps: Vec<_> = timed.iter().map(|(kind, case)| (*kind, pair(case))).collect();
-        // Events are timed on the instruction whose trap differs least from hit to hit.
-        let nop = timed.iter().find(|(kind, _)| *kind == FormKind::Nop1).map(|(_, case)| case);
-        let events = nop.map_or_else(Vec::new, |case| {
-            EventWords::ALL.into_iter().map(|words| (words, pair(case))).collect()
-        });
-        let nowhere = Place { start: 0, site: FileOffset(0) };
-        let landing = nop.map_or(Pair { plain: nowhere, probed: nowhere }, &mut pair);
-        let filtered = nop.map_or(nowhere, |case| pair(case).probed);
+        let event = timed_event();
+        let events = EventWords::ALL.into_iter().map(|words| (words, pair(&event))).collect();
+        let landing = pair(&event);
+        let (case, callee) = timed_call();
+        let call = pair(&case);
+        let enter = FileOffset(u64::from(call.probed.start) + callee as u64);
+        let call = CallPair { pair: call, enter };
+        let filtered = pair(&event).probed;
         bytes.resize(bytes.len().next_multiple_of(PAGE), 0xcc);
-        Self { bytes, forms, cases, traps, events, landing, filtered }
+        Self { bytes, forms, cases, traps, events, landing, call, filtered }
+    }
+
+    /// Everything that is timed, in one order: traps, events, the landing, the call.
+    pub(super) fn timed(&self) -> impl Iterator<Item = Pair> {
+        let traps = self.traps.iter().map(|(_, pair)| *pair);
+        let events = self.events.iter().map(|(_, pair)| *pair);
+        traps.chain(events).chain([self.landing, self.call.pair])
     }
 }
 
@@ -81,11 +99,9 @@ mod tests {
     #[test]
     fn every_snippet_has_a_place_of_its_own() {
         let blob = Blob::new();
-        let pairs = blob.traps.iter().map(|(_, pair)| pair);
-        let pairs = pairs.chain(blob.events.iter().map(|(_, pair)| pair));
         let mut sites: Vec<u64> = blob.cases.iter().flatten().map(|place| place.site.0).collect();
-        sites.extend(pairs.flat_map(|pair| [pair.plain.site.0, pair.probed.site.0]));
-        sites.extend([blob.filtered, blob.landing.plain, blob.landing.probed].map(|p| p.site.0));
+        sites.extend(blob.timed().flat_map(|pair| [pair.plain.site.0, pair.probed.site.0]));
+        sites.extend([blob.filtered.site.0, blob.call.enter.0]);
         let count = sites.len();
         sites.sort_unstable();
         sites.dedup();

@@ -309,12 +309,11 @@ impl Harness {
 
     /// A snippet that keeps to the calling convention, to be called as often as one likes.
     pub(super) fn function(&self, start: u32) -> Option<impl Fn() + Copy + Send + use<>> {
-        type Snippet = extern "sysv64" fn(usize, usize, usize, usize, usize, usize);
+        type Snippet = extern "sysv64" fn();
         let address = self.address(start)?;
         // SAFETY: the timed snippets are functions, mapped for good.
         let function = unsafe { std::mem::transmute::<*const (), Snippet>(address as *const ()) };
-        // Captures read memory through their arguments.
-        Some(move || function(DATA, DATA + 8, DATA + 16, DATA + 24, DATA + 32, DATA + 40))
+        Some(move || function())
     }
 
     fn address(&self, start: u32) -> Option<usize> {

@@ -11,7 +11,7 @@ use super::blob::Blob;
 use super::harness::{Snapshot, has_avx};
 use super::snippet::{Case, Form, Needs};
 use super::subject::{NoAnswer, Subject, make_file};
-use super::time::{self, Calibration, NotTimed};
+use super::time::{self, Calibration, NotTimed, Thoroughness};
 use super::verdict::{FormResult, Verdict, kernel_forms, set_used};
 use crate::attach::{AttachError, Trial, TrialProgram, TrialSite};
 use crate::plan::KernelForms;
@@ -30,8 +30,8 @@ pub(in crate::doctor) struct Tried {
     pub(in crate::doctor) forms: Vec<FormResult>,
     /// Whether a link that filters by process sees all its threads.
     pub(in crate::doctor) pid_filter: Verdict,
-    /// None if it was not asked for; or why there is none.
-    pub(in crate::doctor) calibration: Result<Option<Calibration>, String>,
+    /// Or why there is none.
+    pub(in crate::doctor) calibration: Result<Calibration, String>,
 }
 
 /// Why nothing was tried.
@@ -50,10 +50,10 @@ pub(in crate::doctor) enum NotTried {
 /// How much is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::doctor) enum Scope {
-    /// What plans may use, and nothing is timed: a fraction of a second, and no child dies of it
-    /// unless the kernel has a defect that matters.
+    /// What plans may use, timed quickly: a fraction of a second, and no child dies of it unless the
+    /// kernel has a defect that matters.
     Used,
-    /// Everything.
+    /// Everything, at leisure.
     Whole,
 }
 
@@ -87,12 +87,12 @@ pub(in crate::doctor) fn measure(scope: Scope) -> Result<Tried, NotTried> {
     let subject = children.get()?;
     let pid_filter = pid_filter(&blob, &mut trial, subject, probes)?;
     let allowed = kernel_forms(&forms);
-    let calibration = match scope {
-        Scope::Used => Ok(None),
-        Scope::Whole => calibration(&blob, allowed, &mut trial, subject, probes + 1)
-            .map(Some)
-            .map_err(|error| error.to_string()),
+    let thoroughness = match scope {
+        Scope::Used => Thoroughness::Quick,
+        Scope::Whole => Thoroughness::Whole,
     };
+    let calibration = calibration(&blob, allowed, thoroughness, &mut trial, subject, probes + 1);
+    let calibration = calibration.map_err(|error| error.to_string());
     Ok(Tried { forms, pid_filter, calibration })
 }
 
@@ -346,17 +346,19 @@ fn pid_filter(
 fn calibration(
     blob: &Blob,
     allowed: KernelForms,
+    thoroughness: Thoroughness,
     trial: &mut Trial,
     subject: &mut Subject,
     first: usize,
 ) -> Result<Calibration, NotTimed> {
-    let sites = time::sites(blob, allowed, first);
+    let mut sites = time::sites(blob, allowed, first);
     time::capture(trial, blob, &sites)?;
+    sites.push(time::enter(blob, first + sites.len()));
     let mut refused = trial.attach(&sites, None)?;
     refused.extend(trial.attach(&time::landings(blob, first + sites.len()), None)?);
     trial.forget(subject.pid());
     if let Some(refused) = refused.first() {
         return Err(NotTimed::Refused { offset: refused.offset });
     }
-    time::calibrate(blob, allowed, trial, subject)
+    time::calibrate(blob, allowed, thoroughness, trial, subject)
 }

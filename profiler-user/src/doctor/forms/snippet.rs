@@ -385,5 +385,32 @@ pub(super) fn timed() -> Vec<(FormKind, Case)> {
         .collect()
 }
 
+/// What events are timed on: an instruction whose trap is cheap, in a function whose first six
+/// arguments point to its own stack: a word that cannot be read costs more than six that can.
+pub(super) fn timed_event() -> Case {
+    // mov rdi, rsp; the same for rsi, rdx, rcx, r8, r9.
+    let before = [
+        [0x48, 0x89, 0xe7],
+        [0x48, 0x89, 0xe6],
+        [0x48, 0x89, 0xe2],
+        [0x48, 0x89, 0xe1],
+        [0x49, 0x89, 0xe0],
+        [0x49, 0x89, 0xe1],
+    ];
+    Case { before: before.concat(), insn: vec![0x90], after: vec![RET], flags: NO_FLAGS }
+}
+
+/// A call of a function that begins with a nop and comes back at another one, which is the site of
+/// the case; and how far from the beginning the called function stands.
+pub(super) fn timed_call() -> (Case, usize) {
+    let case = Case {
+        before: vec![0xe8, 2, 0, 0, 0],
+        insn: vec![0x90],
+        after: vec![RET, 0x90, RET],
+        flags: NO_FLAGS,
+    };
+    (case, 7)
+}
+
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! The child as its parent sees it: asked, answering, or dead.
 
 use std::io::{self, Read as _, Write as _};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -93,16 +94,13 @@ impl Subject {
         }
     }
 
-    /// Times two snippets against each other: the differences, nanoseconds a call.
-    pub(super) fn time(
-        &mut self,
-        plain: u32,
-        probed: u32,
-        threads: u32,
-    ) -> Result<Vec<f64>, NoAnswer> {
+    /// Times those of [`super::blob::Blob::timed`] once around: what a probe adds to a call,
+    /// nanoseconds, of each snippet, thread by thread.
+    pub(super) fn time(&mut self, which: Range<usize>, threads: u32) -> Result<Vec<f64>, NoAnswer> {
         /// More than any answer has.
         const MOST: u64 = 4096;
-        if self.ask(Request::Time { plain, probed, threads })? != RAN {
+        let (from, to) = (which.start as u32, which.end as u32);
+        if self.ask(Request::Time { from, to, threads })? != RAN {
             return Err(NoAnswer::Nonsense);
         }
         match self.words(1)?.first() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
-use super::blob::Blob;
+use super::blob::{Blob, Pair};
 use super::harness::{Harness, NotRun};
 
 /// What the child is told: five numbers of 32 bits.
@@ -19,9 +19,10 @@ pub(super) enum Request {
     /// Run a case so often. The answer: [`RAN`] and two snapshots, of the first run and of the first
     /// that differs from it, or else the last; or [`NOT_RUN`] and an errno.
     Run { form: u32, case: u32, times: u32, shadow: bool },
-    /// Call two snippets in turns, on so many threads at once. The answer: [`RAN`], a number, and as
-    /// many differences of the second from the first, nanoseconds a call.
-    Time { plain: u32, probed: u32, threads: u32 },
+    /// Call those of the timed snippets once around, each without and with its probe, on so many
+    /// threads at once. The answer: [`RAN`], a number, and as many differences, nanoseconds a call:
+    /// of each snippet, thread by thread.
+    Time { from: u32, to: u32, threads: u32 },
     /// Call a snippet so often on each of so many threads. The answer: [`RAN`].
     Call { start: u32, threads: u32, times: u32 },
 }
@@ -34,17 +35,16 @@ const REQUEST: usize = 20;
 /// The processor time after which a child that does nothing else than run snippets must have lost
 /// its way, seconds.
 const MOST_CPU: u64 = 5;
-/// How long one turn of calls is to take, and how many of them are compared.
-const TURN: Duration = Duration::from_micros(250);
-const TURNS: usize = 15;
+/// How long one turn of calls is to take: so short that it is seldom interrupted.
+const TURN: Duration = Duration::from_micros(40);
 /// Turns are of so many calls at least and at most.
-const CALLS: [u32; 2] = [8, 500];
+const CALLS: [u32; 2] = [4, 32];
 
 impl Request {
     pub(super) fn encode(self) -> [u8; REQUEST] {
         let numbers = match self {
             Self::Run { form, case, times, shadow } => [1, form, case, times, u32::from(shadow)],
-            Self::Time { plain, probed, threads } => [2, plain, probed, threads, 0],
+            Self::Time { from, to, threads } => [2, from, to, threads, 0],
             Self::Call { start, threads, times } => [3, start, threads, times, 0],
         };
         let mut bytes = [0; REQUEST];
@@ -60,7 +60,7 @@ impl Request {
         let (kind, a, b, c, d) = (next(), next(), next(), next(), next());
         match kind {
             1 => Some(Self::Run { form: a, case: b, times: c, shadow: d != 0 }),
-            2 => Some(Self::Time { plain: a, probed: b, threads: c }),
+            2 => Some(Self::Time { from: a, to: b, threads: c }),
             3 => Some(Self::Call { start: a, threads: b, times: c }),
             _ => None,
         }
@@ -127,8 +127,9 @@ fn serve(
                 Err(errno) => answer(output, NOT_RUN, [u64::from(errno.unsigned_abs())]),
             }
         }
-        Request::Time { plain, probed, threads } => {
-            let differences = time(harness, plain, probed, threads);
+        Request::Time { from, to, threads } => {
+            let pairs = blob.timed().take(to as usize).skip(from as usize);
+            let differences = time(harness, &pairs.collect::<Vec<_>>(), threads);
             let count = differences.len() as u64;
             let bits = differences.into_iter().map(f64::to_bits);
             answer(output, RAN, std::iter::once(count).chain(bits))
@@ -153,25 +154,25 @@ fn answer(
     output.flush()
 }
 
-/// Turns of calls of the one and of the other, alternating.
-fn time(harness: &Harness, plain: u32, probed: u32, threads: u32) -> Vec<f64> {
-    let (Some(plain), Some(probed)) = (harness.function(plain), harness.function(probed)) else {
-        return Vec::new();
-    };
-    // The first hits are dearer: the page is copied, an optimised probe is placed.
-    let [fewest, most] = CALLS;
-    turn(&probed, fewest);
-    let each = turn(&probed, fewest).as_nanos().max(1) / u128::from(fewest);
-    let calls = u32::try_from(TURN.as_nanos() / each.max(1)).unwrap_or(most).clamp(fewest, most);
+/// A turn of calls of each, without and with its probe.
+fn time(harness: &Harness, pairs: &[Pair], threads: u32) -> Vec<f64> {
     let per_thread = at_once(threads, || {
-        (0..TURNS)
-            .map(|_| {
-                let (without, with) = (turn(&plain, calls), turn(&probed, calls));
-                (with.as_nanos() as f64 - without.as_nanos() as f64) / f64::from(calls)
-            })
-            .collect::<Vec<f64>>()
+        pairs.iter().map(|pair| difference(harness, pair).unwrap_or(0.0)).collect::<Vec<f64>>()
     });
     per_thread.into_iter().flatten().collect()
+}
+
+fn difference(harness: &Harness, pair: &Pair) -> Option<f64> {
+    let (plain, probed) =
+        (harness.function(pair.plain.start)?, harness.function(pair.probed.start)?);
+    // The first hits are dearer: the page is copied, an optimised probe is placed.
+    turn(&plain, 1);
+    turn(&probed, 1);
+    let [fewest, most] = CALLS;
+    let each = turn(&probed, 1).as_nanos().max(1);
+    let calls = u32::try_from(TURN.as_nanos() / each).unwrap_or(most).clamp(fewest, most);
+    let (without, with) = (turn(&plain, calls), turn(&probed, calls));
+    Some((with.as_nanos() as f64 - without.as_nanos() as f64) / f64::from(calls))
 }
 
 fn turn(function: &impl Fn(), calls: u32) -> Duration {
@@ -203,7 +204,7 @@ mod tests {
     fn a_request_gives_back_what_was_asked() {
         for request in [
             Request::Run { form: 3, case: 7, times: 16, shadow: true },
-            Request::Time { plain: 64, probed: 128, threads: 2 },
+            Request::Time { from: 3, to: 24, threads: 2 },
             Request::Call { start: 4096, threads: 2, times: 9 },
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));

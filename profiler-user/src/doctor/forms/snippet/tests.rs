@@ -8,7 +8,8 @@ use crate::plan::KernelForms;
 #[test]
 fn every_site_is_one_instruction_and_on_a_boundary() {
     let all = forms().into_iter().flat_map(|form| form.cases);
-    for case in all.chain(timed().into_iter().map(|(_, case)| case)) {
+    let timed = timed().into_iter().map(|(_, case)| case);
+    for case in all.chain(timed).chain([timed_event(), timed_call().0]) {
         let code = case.code();
         let boundaries: Vec<_> = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE)
             .into_iter()

@@ -3,26 +3,29 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::agent::{DirectCalls, Prepared};
+use super::Prepared;
+use super::foresee::DirectCalls;
 use crate::model::VirtAddr;
-use crate::plan::{CostClass, KernelForms, Predicted, Return, ReturnNeeds, predict};
+use crate::plan::{
+    CostClass, Ends, KernelForms, Predicted, Return, ReturnNeeds, ReturnPlan, predict,
+};
 
 use profiler_common::ProbeId;
 
 /// How calls of one function will be seen to end.
 #[derive(Debug, Default)]
-pub(super) struct Endings {
+pub(crate) struct Endings {
     /// What must be as the function left it.
-    pub(super) needs: ReturnNeeds,
+    pub(crate) needs: ReturnNeeds,
     /// Direct calls of it, by return address.
-    pub(super) predicted: Vec<Predicted>,
+    pub(crate) predicted: Vec<Predicted>,
     /// Direct calls beyond those looked at.
-    pub(super) more: usize,
+    pub(crate) more: usize,
 }
 
 /// What becomes of a direct call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     /// Seen at an instruction that the kernel emulates.
     Emulated,
     /// Seen at one that is single-stepped.
@@ -34,11 +37,11 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    pub(super) const ALL: [Self; 4] =
+    pub(crate) const ALL: [Self; 4] =
         [Self::Emulated, Self::SingleStepped, Self::Chain, Self::Impossible];
 
-    pub(super) fn of(predicted: &Predicted) -> Self {
-        match &predicted.plan.first {
+    fn of(plan: &ReturnPlan) -> Self {
+        match &plan.first {
             Return::Landing(site) if site.cost == CostClass::SingleStepped => Self::SingleStepped,
             Return::Landing(_) => Self::Emulated,
             Return::Caller(_) => Self::Chain,
@@ -48,12 +51,22 @@ impl Ending {
 }
 
 impl Endings {
-    pub(super) fn count(&self, ending: Ending) -> usize {
-        self.predicted.iter().filter(|predicted| Ending::of(predicted) == ending).count()
+    pub(crate) fn count(&self, ending: Ending) -> usize {
+        self.predicted.iter().filter(|predicted| Ending::of(&predicted.plan) == ending).count()
+    }
+
+    /// For what they cost. A caller that returns at once is seen at an emulated landing further up,
+    /// as a rule.
+    pub(crate) fn ends(&self) -> Ends {
+        let mut ends = Ends::default();
+        for predicted in &self.predicted {
+            count(&mut ends, Ending::of(&predicted.plan));
+        }
+        ends
     }
 
     /// Why calls cannot be seen to end at their callers, and how many.
-    pub(super) fn why_impossible(&self) -> BTreeMap<String, usize> {
+    pub(crate) fn why_impossible(&self) -> BTreeMap<String, usize> {
         let mut reasons = BTreeMap::new();
         for predicted in &self.predicted {
             if let Return::None(why) = &predicted.plan.first {
@@ -64,8 +77,38 @@ impl Endings {
     }
 }
 
+fn count(ends: &mut Ends, ending: Ending) {
+    match ending {
+        Ending::Emulated | Ending::Chain => ends.emulated += 1,
+        Ending::SingleStepped => ends.stepped += 1,
+        Ending::Impossible => ends.rets += 1,
+    }
+}
+
+/// For what they cost, the endings that a plan foresees already: no code is read again.
+pub(crate) fn ends_foreseen(prepared: &Prepared) -> HashMap<ProbeId, Ends> {
+    let foreseen = prepared.plan.foreseen.iter();
+    let foreseen: HashMap<_, _> = foreseen.map(|of| ((of.object, of.offset), of)).collect();
+    let mut ends: HashMap<ProbeId, Ends> = HashMap::new();
+    for DirectCalls { object, starts, scan } in &prepared.calls {
+        for (id, starts) in starts {
+            let probe = prepared.plan.probes.get(id.index());
+            let needs = probe.map_or(ReturnNeeds::Nothing, |probe| ReturnNeeds::of(&probe.at_ret));
+            let found = starts.iter().filter_map(|start| scan.callers(*start));
+            let addresses = found.flat_map(|found| &found.return_addresses);
+            let offsets = addresses.filter_map(|at| prepared.symbols.offset_of(*object, *at));
+            for of in offsets.filter_map(|offset| foreseen.get(&(*object, offset))) {
+                let for_value = of.for_value.as_ref().filter(|_| needs != ReturnNeeds::Nothing);
+                let plan = for_value.unwrap_or(&of.plan);
+                count(ends.entry(*id).or_default(), Ending::of(plan));
+            }
+        }
+    }
+    ends
+}
+
 /// Tells how the direct calls of a plan's functions will be seen to end.
-pub(super) fn predict_endings(
+pub(crate) fn predict_endings(
     prepared: &Prepared,
     forms: KernelForms,
 ) -> HashMap<ProbeId, Endings> {
