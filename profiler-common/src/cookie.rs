@@ -4,7 +4,7 @@
 //! bits  0..16  probe            ProbeId; of a landing: LandingId
 //! bits 16..20  role             Role
 //! bits 20..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT,
-//!                               JUMP
+//!                               JUMP, OPENS_TRACE, ONLY_IN_TRACE, FOLD, UNWINDS, JUMPS, TWIN
 //! bits 32..64  slot offset      i32: address of the return slot minus the stack pointer at the site
 //! ```
 
@@ -52,6 +52,19 @@ impl Cookie {
     pub const NO_EXIT: u16 = 1 << 3;
     /// Exit: a jump to another function, which returns in this one's stead.
     pub const JUMP: u16 = 1 << 4;
+    /// Enter: the call begins a trace, or takes work of one: while it is open its lane is in a trace.
+    pub const OPENS_TRACE: u16 = 1 << 5;
+    /// Enter: recorded only while its lane is in a trace.
+    pub const ONLY_IN_TRACE: u16 = 1 << 6;
+    /// Enter: not recorded by itself, but added up below the call it is made in.
+    pub const FOLD: u16 = 1 << 7;
+    /// Enter of a witness: calls below it are gone.
+    pub const UNWINDS: u16 = 1 << 8;
+    /// Enter of a witness: calls are about to be gone; how far, user space works out.
+    pub const JUMPS: u16 = 1 << 9;
+    /// Enter: of two links that hold the site for a moment, one has this flag: see
+    /// [`Cookie::twin`].
+    pub const TWIN: u16 = 1 << 10;
 
     /// Packs a site. Flags above bit 11 are cut off.
     #[must_use]
@@ -100,6 +113,13 @@ impl Cookie {
         self.flags() & flags == flags
     }
 
+    /// The same site for another link: while both are attached each call hits both, and is to be
+    /// recorded once.
+    #[must_use]
+    pub const fn twin(self) -> Self {
+        Self(self.0 ^ ((Self::TWIN as u64) << 20))
+    }
+
     /// Bytes from the stack pointer at the site to the return slot.
     #[must_use]
     pub const fn slot_offset(self) -> i32 {
@@ -110,6 +130,14 @@ impl Cookie {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_twin_differs_in_nothing_else() {
+        let cookie = Cookie::new(ProbeId(7), Role::Enter, Cookie::FOLD, -16);
+        assert_ne!(cookie.twin(), cookie);
+        assert_eq!(cookie.twin().twin(), cookie);
+        assert_eq!(cookie.twin().flags(), Cookie::FOLD | Cookie::TWIN);
+    }
 
     #[test]
     fn a_cookie_gives_back_what_was_packed() {

@@ -1,6 +1,7 @@
-//! What the kernel side counts, by index into the per-CPU BPF array `COUNTERS`.
+//! What the kernel side counts, by index into the per-CPU BPF array `COUNTERS`; by probe it counts in
+//! [`crate::ProbeCount`].
 
-/// One counter of the kernel side. Losses are counted per probe besides, in `LOST`.
+/// One counter of the kernel side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Counter {
@@ -22,11 +23,14 @@ pub enum Counter {
     OtherProcess = 7,
     /// Child processes that are not observed because the table of targets was full.
     TargetTableFull = 8,
+    /// Calls that were to be folded and were recorded one by one: the call they were made in is not
+    /// known, or the table was full.
+    NotFolded = 9,
 }
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Emitted,
         Self::RingFull,
         Self::LaneTableFull,
@@ -36,6 +40,7 @@ impl Counter {
         Self::OpenTableFull,
         Self::OtherProcess,
         Self::TargetTableFull,
+        Self::NotFolded,
     ];
 
     /// A stable name, as it appears in summaries and metrics.
@@ -51,6 +56,7 @@ impl Counter {
             Self::OpenTableFull => "open_table_full",
             Self::OtherProcess => "other_process",
             Self::TargetTableFull => "target_table_full",
+            Self::NotFolded => "not_folded",
         }
     }
 }

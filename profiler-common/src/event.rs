@@ -25,6 +25,14 @@ pub enum EventKind {
     Landing = 8,
     /// A call leaves its function by a jump to another; it has not returned yet.
     Jump = 9,
+    /// Calls that were not recorded one by one: `frame` is the return slot of the call they were made
+    /// in, `awaited` the number of the event with which that began; the words are a
+    /// [`crate::FoldedCalls`]. What has been sent before is not in it.
+    Folded = 10,
+    /// A call that is not recorded by itself asks for its landing, as `ahead` and `awaited` say.
+    Asks = 11,
+    /// Calls of the probe are not seen any more. Made by user space.
+    GaveUp = 12,
 }
 
 impl EventKind {
@@ -41,6 +49,9 @@ impl EventKind {
             7 => Some(Self::Unwound),
             8 => Some(Self::Landing),
             9 => Some(Self::Jump),
+            10 => Some(Self::Folded),
+            11 => Some(Self::Asks),
+            12 => Some(Self::GaveUp),
             _ => None,
         }
     }
@@ -98,7 +109,8 @@ pub struct EventHeader {
     pub frame: u64,
     /// Enter: the return address that stands in the return slot; else 0.
     pub return_address: u64,
-    /// Enter: a return slot or a return address, as `ahead` says; else 0.
+    /// Enter and asks: a return slot or a return address, as `ahead` says; folded: a number of an
+    /// event; else 0.
     pub awaited: u64,
     /// Process id (tgid) in the initial pid namespace.
     pub pid: u32,
@@ -117,7 +129,7 @@ pub struct EventHeader {
     pub words: u8,
     /// Bit N: word N could not be read and is 0.
     pub faults: u8,
-    /// Enter: an [`Ahead`], raw; else 0.
+    /// Enter and asks: an [`Ahead`], raw; else 0.
     pub ahead: u8,
     /// Always zero.
     pub pad: [u8; 5],

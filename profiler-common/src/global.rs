@@ -10,10 +10,12 @@ pub const EVENTS: &str = "EVENTS";
 pub const CAPTURES: &str = "CAPTURES";
 /// Per-CPU array of `u64`, by [`crate::Counter`].
 pub const COUNTERS: &str = "COUNTERS";
-/// Per-CPU array of `u64`, by [`crate::ProbeId`]: events of this probe that were lost.
-pub const LOST: &str = "LOST";
-/// Per-CPU array of `u64`, by [`crate::ProbeId`]: hits of this probe's sites.
-pub const HITS: &str = "HITS";
+/// Per-CPU array of [`crate::ProbeCount`], by [`crate::ProbeId`].
+pub const PROBES: &str = "PROBES";
+/// Array of `u32`, by [`crate::ProbeId`]: not 0 if its calls are to begin unseen.
+pub const SILENCED: &str = "SILENCED";
+/// Hash of [`crate::FoldKey`] to [`crate::Fold`].
+pub const FOLDS: &str = "FOLDS";
 /// Hash of process ids (`u32` to [`crate::TargetState`]): the targets, where there are several.
 pub const TARGETS: &str = "TARGETS";
 /// Hash of [`crate::ReturnKey`] to [`crate::Return`].

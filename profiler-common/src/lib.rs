@@ -10,9 +10,11 @@ pub mod capture;
 pub mod cookie;
 pub mod counter;
 pub mod event;
+pub mod fold;
 pub mod global;
 pub mod offsets;
 pub mod probe;
+pub mod probe_count;
 pub mod returns;
 pub mod target_state;
 
@@ -20,8 +22,10 @@ pub use capture::{Capture, CaptureProgram, MAX_WORDS, Source};
 pub use cookie::{Cookie, Role};
 pub use counter::Counter;
 pub use event::{Ahead, EventHeader, EventKind, EventRecord, LaneKind};
+pub use fold::{Fold, FoldKey, FoldedCalls, MAX_FOLDS};
 pub use offsets::KernelOffsets;
 pub use probe::{MAX_PROBES, ProbeId};
+pub use probe_count::ProbeCount;
 pub use returns::{LandingCount, LandingId, MAX_LANDINGS, MAX_LEVELS, Return, ReturnKey};
 pub use target_state::TargetState;
 

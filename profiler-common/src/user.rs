@@ -1,8 +1,8 @@
 //! The marker traits user space needs to move these types through BPF maps and byte buffers.
 
 use crate::{
-    Capture, CaptureProgram, EventHeader, KernelOffsets, LandingCount, Return, ReturnKey,
-    TargetState,
+    Capture, CaptureProgram, EventHeader, Fold, FoldKey, KernelOffsets, LandingCount, ProbeCount,
+    Return, ReturnKey, TargetState,
 };
 
 // SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
@@ -26,3 +26,17 @@ unsafe impl aya::Pod for ReturnKey {}
 unsafe impl aya::Pod for Return {}
 // SAFETY: as above.
 unsafe impl aya::Pod for LandingCount {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ProbeCount {}
+// SAFETY: as above.
+unsafe impl bytemuck::Zeroable for ProbeCount {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for ProbeCount {}
+// SAFETY: as above.
+unsafe impl bytemuck::Zeroable for LandingCount {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for LandingCount {}
+// SAFETY: as above.
+unsafe impl aya::Pod for FoldKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Fold {}

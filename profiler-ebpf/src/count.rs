@@ -6,9 +6,9 @@
 use core::arch::asm;
 
 use aya_ebpf::maps::PerCpuArray;
-use profiler_common::{Counter, LandingId, ProbeId};
+use profiler_common::{Counter, LandingId, ProbeCount, ProbeId};
 
-use crate::maps::{COUNTERS, HITS, LANDINGS, LOST};
+use crate::maps::{COUNTERS, LANDINGS, PROBES};
 
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
@@ -20,16 +20,73 @@ pub(crate) fn add(counter: Counter, count: u64) {
     add_to(&COUNTERS, counter as u32, count);
 }
 
-/// The target has hit a site of the probe.
-#[inline(always)]
-pub(crate) fn hit(probe: ProbeId) {
-    add_to(&HITS, u32::from(probe.0), 1);
-}
+/// The counts of a probe, on this CPU.
+#[derive(Clone, Copy)]
+pub(crate) struct OfProbe(Option<*mut ProbeCount>);
 
-/// An event of the probe could not be sent.
-#[inline(always)]
-pub(crate) fn lost(probe: ProbeId) {
-    add_to(&LOST, u32::from(probe.0), 1);
+impl OfProbe {
+    #[inline(always)]
+    pub(crate) fn new(probe: ProbeId) -> Self {
+        Self(PROBES.get_ptr_mut(u32::from(probe.0)))
+    }
+
+    /// The target has hit an enter site of it.
+    #[inline(always)]
+    pub(crate) fn enter(self) {
+        if let Some(count) = self.0 {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).enters }, 1);
+        }
+    }
+
+    /// That hit was turned away.
+    #[inline(always)]
+    pub(crate) fn quiet(self) {
+        if let Some(count) = self.0 {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).quiet }, 1);
+        }
+    }
+
+    /// No landing is known for the call.
+    #[inline(always)]
+    pub(crate) fn unlanded(self) {
+        if let Some(count) = self.0 {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).unlanded }, 1);
+        }
+    }
+
+    /// The target has hit an exit site of it.
+    #[inline(always)]
+    pub(crate) fn exit(self) {
+        if let Some(count) = self.0 {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).exits }, 1);
+        }
+    }
+
+    /// A call of it has come back to a landing.
+    #[inline(always)]
+    pub(crate) fn landed(self) {
+        if let Some(count) = self.0 {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).landed }, 1);
+        }
+    }
+
+    /// An event of it was sent, or not.
+    #[inline(always)]
+    pub(crate) fn sent(self, sent: bool) {
+        let Some(count) = self.0 else { return };
+        if sent {
+            // SAFETY: a live map value.
+            atomic_add(unsafe { &raw mut (*count).sent }, 1);
+        } else {
+            // SAFETY: as above.
+            atomic_add(unsafe { &raw mut (*count).lost }, 1);
+        }
+    }
 }
 
 /// The target has run into a landing.

@@ -6,26 +6,23 @@ use aya_ebpf::bindings::{
     BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP, BPF_RB_PROD_POS, BPF_RB_RING_SIZE,
     BPF_RINGBUF_HDR_SZ,
 };
-use profiler_common::{Counter, EventHeader, EventRecord, MAX_WORDS, ProbeId};
+use profiler_common::{Counter, EventHeader, EventRecord, MAX_WORDS};
 
-use crate::count;
+use crate::count::{self, OfProbe};
 use crate::maps::EVENTS;
 
 /// Writes the event: its header and as many words as it has. What cannot be written is counted,
 /// for its probe as well if it has one.
 #[inline(always)]
-pub(crate) fn send(record: &EventRecord, probe: Option<ProbeId>) {
+pub(crate) fn send(record: &EventRecord, counts: Option<OfProbe>) {
     let words = usize::from(record.header.words).min(MAX_WORDS);
     let len = size_of::<EventHeader>() + words * size_of::<u64>();
     // SAFETY: `len` is at most the record's size, which has no padding.
     let bytes = unsafe { core::slice::from_raw_parts(ptr::from_ref(record).cast::<u8>(), len) };
-    if EVENTS.output(bytes, wakeup(len as u64)).is_ok() {
-        count::count(Counter::Emitted);
-    } else {
-        count::count(Counter::RingFull);
-        if let Some(probe) = probe {
-            count::lost(probe);
-        }
+    let sent = EVENTS.output(bytes, wakeup(len as u64)).is_ok();
+    count::count(if sent { Counter::Emitted } else { Counter::RingFull });
+    if let Some(counts) = counts {
+        counts.sent(sent);
     }
 }
 

@@ -4,7 +4,9 @@ use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS, ProbeId, Role};
 
+use crate::count::OfProbe;
 use crate::hit::Hit;
+use crate::maps::Awaited;
 use crate::{capture, count, emit, lane, open};
 
 #[inline(always)]
@@ -15,16 +17,22 @@ pub(crate) fn run(ctx: &ProbeContext) {
     let Some(awaited) = open::lands(hit.thread, slot, landing) else { return };
     count::landed(landing);
     let probe = ProbeId(awaited.probe);
+    let counts = OfProbe::new(probe);
+    counts.landed();
+    let mut lane = lane::known(hit.thread);
+    if !open::ended(&mut lane, hit.time, hit.thread, slot, &awaited) {
+        return;
+    }
     let mut record = EventRecord { header: hit.header(EventKind::Landing), words: [0; MAX_WORDS] };
     record.header.probe = probe.0;
     record.header.frame = slot;
-    if awaited.value != 0 {
+    if awaited.flags & Awaited::VALUE != 0 {
         capture::run(&hit, probe, Role::Landing, &mut record);
     }
-    record.header.sequence = lane::next(hit.thread);
+    record.header.sequence = lane::next(&mut lane);
     debug!(
         ctx,
         "landing {} probe {} slot {:x} number {}", landing.0, probe.0, slot, record.header.sequence
     );
-    emit::send(&record, Some(probe));
+    emit::send(&record, Some(counts));
 }

@@ -7,6 +7,10 @@
 //! [`landing`] or [`ret`] (the frame, if it is [`open`]) → [`capture`] (words) → [`lane`] (its
 //! number) → [`emit`] (the ring). Every BPF map is in [`maps`].
 //!
+//! What need not be recorded is turned away as early as may be: calls outside of any trace
+//! ([`in_trace`]); and calls that are only added up ([`fold`]) below the call they are made in
+//! ([`inner`]).
+//!
 //! Processes and threads come and go in [`fork`], [`exec`] and [`thread_end`]; [`entry`] holds a
 //! program that was started to be profiled until its probes are there.
 #![no_std]
@@ -23,8 +27,11 @@ mod emit;
 mod enter;
 mod entry;
 mod exec;
+mod fold;
 mod fork;
 mod hit;
+mod in_trace;
+mod inner;
 mod landing;
 mod lane;
 mod maps;
@@ -33,6 +40,7 @@ mod ret;
 mod returns;
 mod task;
 mod thread_end;
+mod twin;
 
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};

@@ -7,8 +7,8 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use profiler_common::{
-    CaptureProgram, Counter, KernelOffsets, LandingCount, LandingId, MAX_LANDINGS, MAX_PROBES,
-    Return, ReturnKey, TargetState,
+    CaptureProgram, Counter, Fold, FoldKey, KernelOffsets, LandingCount, LandingId, MAX_LANDINGS,
+    MAX_PROBES, ProbeCount, Return, ReturnKey, TargetState,
 };
 
 /// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
@@ -22,7 +22,7 @@ pub(crate) static OFFSETS: Global<KernelOffsets> =
     Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0 });
 
 /// The events. Written by [`crate::emit`] alone, read by user space (memory-mapped). Full: the
-/// event is lost, counted in [`COUNTERS`] and [`LOST`], and leaves a gap in its lane's numbers.
+/// event is lost, counted in [`COUNTERS`] and [`PROBES`], and leaves a gap in its lane's numbers.
 /// User space sets the size before loading.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
@@ -37,13 +37,14 @@ pub(crate) static CAPTURES: Array<CaptureProgram> = Array::with_max_entries(2 * 
 pub(crate) static COUNTERS: PerCpuArray<u64> =
     PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
-/// Events lost, by probe. Written by [`crate::count`], read by user space.
+/// What became of the hits of each probe. Written by [`crate::count`], read by user space.
 #[map]
-pub(crate) static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
+pub(crate) static PROBES: PerCpuArray<ProbeCount> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
 
-/// Hits of the target, by probe. Written by [`crate::count`], read by user space.
+/// Probes whose calls are to begin unseen, because they cost too much: not 0. Written by user space,
+/// read by [`crate::enter`].
 #[map]
-pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PROBES, 0);
+pub(crate) static SILENCED: Array<u32> = Array::with_max_entries(MAX_PROBES, 0);
 
 /// The targets, where there may be several. Written by user space, by [`crate::fork`] for children
 /// and by [`crate::thread_end`] when they end; read by [`crate::hit`]. Full: user space is refused
@@ -51,11 +52,47 @@ pub(crate) static HITS: PerCpuArray<u64> = PerCpuArray::with_max_entries(MAX_PRO
 #[map]
 pub(crate) static TARGETS: HashMap<u32, TargetState> = HashMap::with_max_entries(16_384, 0);
 
-/// The number of each lane's latest event, by `pid << 32 | tid`. Written and read by
-/// [`crate::lane`] on the thread itself, removed when it ends. Full: the events of further threads
-/// go out with number 0, and are counted.
+/// A call that is open, as a lane remembers those on its stack. All zero: none.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct OpenCall {
+    /// Its place in [`OPEN`]: the slot whose return ends it.
+    pub(crate) awaited: u64,
+    /// Its own return slot.
+    pub(crate) slot: u64,
+    /// The number of the event with which it began.
+    pub(crate) serial: u64,
+}
+
+/// How many stacks of a lane can be in a trace of their own.
+pub(crate) const TRACES: usize = 4;
+
+/// What is known of a lane.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct LaneState {
+    /// The number of its latest event.
+    pub(crate) sequence: u32,
+    /// The probe that was hit last, plus one, if it may have been hit by one of two links: with the
+    /// flag of the link in bit 16. See [`crate::twin`].
+    pub(crate) twin: u32,
+    /// And the slot of that call.
+    pub(crate) twin_slot: u64,
+    /// The innermost recorded call. See [`crate::inner`].
+    pub(crate) inner: OpenCall,
+    /// The slots of the outermost calls that begin or take traces; 0: none. See [`crate::in_trace`].
+    pub(crate) traces: [u64; TRACES],
+    /// Such calls for which there was no place.
+    pub(crate) more_traces: u32,
+    /// How many functions are folded below its open calls. See [`crate::fold`].
+    pub(crate) folds: u32,
+}
+
+/// The lanes, by `pid << 32 | tid`. Written and read on the thread itself, removed when it ends. Full:
+/// the events of further threads go out with number 0 and are counted, and whether these threads
+/// are in a trace is not known: all their calls are recorded, one by one.
 #[map]
-pub(crate) static LANES: HashMap<u64, u32> = HashMap::with_max_entries(32_768, 0);
+pub(crate) static LANES: HashMap<u64, LaneState> = HashMap::with_max_entries(32_768, 0);
 
 /// A frame that is open, by what its exit will show.
 #[derive(Clone, Copy)]
@@ -76,8 +113,33 @@ pub(crate) struct Awaited {
     pub(crate) landing: LandingId,
     /// The probe.
     pub(crate) probe: u16,
-    /// 1: the words of its exit are wanted.
-    pub(crate) value: u32,
+    /// Of the flags below.
+    pub(crate) flags: u16,
+    /// Always zero.
+    pub(crate) pad: u16,
+    /// The number of the event with which it began; of a folded call the time.
+    pub(crate) began: u64,
+    /// The call it was made in; of a folded call the one it is folded below.
+    pub(crate) outer: OpenCall,
+    /// A folded call that ends with it, by its probe plus one; it is folded below `outer`.
+    pub(crate) with: u32,
+    /// How many functions are folded below it.
+    pub(crate) folds: u32,
+    /// The first of them: its slot, and its probe plus one; 0: none.
+    pub(crate) fold_slot: u64,
+    /// See `fold_slot`.
+    pub(crate) fold_probe: u64,
+}
+
+impl Awaited {
+    /// The words of its exit are wanted.
+    pub(crate) const VALUE: u16 = 1 << 0;
+    /// It is not recorded by itself.
+    pub(crate) const FOLD: u16 = 1 << 1;
+    /// Its lane is in a trace because of it.
+    pub(crate) const OPENS_TRACE: u16 = 1 << 2;
+    /// The same; it is one of [`LaneState::more_traces`].
+    pub(crate) const MORE_TRACES: u16 = 1 << 3;
 }
 
 /// The open frames. Written at enter, taken at exit ([`crate::open`]). Full: the frame used longest
@@ -85,6 +147,12 @@ pub(crate) struct Awaited {
 /// behind, which is why old ones must be able to go.
 #[map]
 pub(crate) static OPEN: LruHashMap<OpenFrame, Awaited> = LruHashMap::with_max_entries(65_536, 0);
+
+/// What is folded below open calls. Written and read by [`crate::fold`] on the thread itself; what is
+/// left when all probes are gone, user space takes. Full: further calls are recorded one by one,
+/// and counted.
+#[map]
+pub(crate) static FOLDS: HashMap<FoldKey, Fold> = HashMap::with_max_entries(16_384, 0);
 
 /// What is known of return addresses. Written by user space as it learns them, read by
 /// [`crate::returns`]. Full: user space learns no more, and says so.

@@ -5,24 +5,87 @@
 use aya_ebpf::bindings::BPF_ANY;
 use profiler_common::{Counter, LandingId};
 
-use crate::count;
-use crate::maps::{Awaited, OPEN, OpenFrame};
+use crate::maps::{Awaited, LaneState, OPEN, OpenCall, OpenFrame};
+use crate::{count, fold, in_trace, inner};
 
-/// Remembers a frame by the slot whose return ends it.
+/// A recorded call begins: remembers it by the slot whose return ends it. `slot`: its own.
 ///
-/// `shared`: the slot is a caller's. If that one is open and comes to the same landing, its entry
+/// If the awaited slot is a caller's, and that one is open and comes to the same landing, its entry
 /// stands for both: the words of its exit may be wanted.
 #[inline(always)]
-pub(crate) fn remember(thread: u64, slot: u64, awaited: Awaited, shared: bool) -> bool {
-    let frame = OpenFrame { thread, slot };
-    if shared
-        && let Some(open) = OPEN.get_ptr(&frame)
-        // SAFETY: a live map value.
-        && unsafe { (*open).landing } == awaited.landing
-    {
-        return true;
+pub(crate) fn remember(
+    lane: &mut Option<&mut LaneState>,
+    thread: u64,
+    slot: u64,
+    awaited_slot: u64,
+    mut awaited: Awaited,
+    opens_trace: bool,
+) -> bool {
+    let frame = OpenFrame { thread, slot: awaited_slot };
+    if let Some(lane) = lane.as_deref_mut() {
+        awaited.outer = inner::before(lane, thread, slot);
+        if opens_trace {
+            awaited.flags |= in_trace::open(lane, slot);
+        }
     }
-    let remembered = OPEN.insert(&frame, &awaited, u64::from(BPF_ANY)).is_ok();
+    if awaited_slot != slot
+        && let Some(open) = shared(&frame, awaited.landing)
+    {
+        if open.flags & Awaited::FOLD == 0 {
+            open.began = awaited.began;
+            open.flags |= awaited.flags & (Awaited::OPENS_TRACE | Awaited::MORE_TRACES);
+            innermost(lane, slot, awaited_slot, awaited.began);
+            return true;
+        }
+        // The folded call ends with this one.
+        awaited.outer = open.outer;
+        awaited.with = u32::from(open.probe) + 1;
+        fold::ends_with_another(thread, &open.outer, open.probe, open.began);
+    }
+    let remembered = insert(&frame, &awaited);
+    if remembered {
+        innermost(lane, slot, awaited_slot, awaited.began);
+    }
+    remembered
+}
+
+#[inline(always)]
+fn innermost(lane: &mut Option<&mut LaneState>, slot: u64, awaited: u64, serial: u64) {
+    if let Some(lane) = lane
+        && serial != 0
+    {
+        lane.inner = OpenCall { awaited, slot, serial };
+    }
+}
+
+/// The same for a call that is folded below `awaited.outer`.
+#[inline(always)]
+pub(crate) fn remember_folded(thread: u64, slot: u64, awaited_slot: u64, awaited: &Awaited) {
+    let frame = OpenFrame { thread, slot: awaited_slot };
+    if awaited_slot != slot
+        && let Some(open) = shared(&frame, awaited.landing)
+    {
+        // What is folded below a call ends with it anyway.
+        if open.flags & Awaited::FOLD != 0 {
+            open.with = u32::from(awaited.probe) + 1;
+        }
+        fold::ends_with_another(thread, &awaited.outer, awaited.probe, awaited.began);
+        return;
+    }
+    insert(&frame, awaited);
+}
+
+/// The entry of another call that comes to the same landing.
+#[inline(always)]
+fn shared<'a>(frame: &OpenFrame, landing: LandingId) -> Option<&'a mut Awaited> {
+    // SAFETY: a live map value; no other thread touches it.
+    let open = unsafe { &mut *OPEN.get_ptr_mut(frame)? };
+    (open.landing == landing).then_some(open)
+}
+
+#[inline(always)]
+fn insert(frame: &OpenFrame, awaited: &Awaited) -> bool {
+    let remembered = OPEN.insert(frame, awaited, u64::from(BPF_ANY)).is_ok();
     if !remembered {
         count::count(Counter::OpenTableFull);
     }
@@ -48,6 +111,36 @@ pub(crate) fn take(thread: u64, slot: u64) -> Option<Awaited> {
 #[inline(always)]
 pub(crate) fn lands(thread: u64, slot: u64, landing: LandingId) -> Option<Awaited> {
     // Another call may have its slot at the same place, and pass here for another reason.
-    get(thread, slot).filter(|awaited| awaited.landing == landing)?;
+    let frame = OPEN.get_ptr(&OpenFrame { thread, slot })?;
+    // SAFETY: a live map value.
+    if unsafe { (*frame).landing } != landing {
+        return None;
+    }
     take(thread, slot)
+}
+
+/// A frame that was taken has ended. Whether it is to be recorded.
+#[inline(always)]
+pub(crate) fn ended(
+    lane: &mut Option<&mut LaneState>,
+    time: u64,
+    thread: u64,
+    slot: u64,
+    awaited: &Awaited,
+) -> bool {
+    if awaited.with != 0 {
+        fold::other_ended(thread, &awaited.outer, (awaited.with - 1) as u16, time);
+    }
+    if awaited.flags & Awaited::FOLD != 0 {
+        fold::end(thread, &awaited.outer, awaited.probe, awaited.began, time);
+        return false;
+    }
+    if let Some(lane) = lane {
+        if awaited.fold_probe != 0 {
+            fold::close(lane, time, thread, awaited);
+        }
+        inner::ended(lane, slot, awaited.outer);
+        in_trace::ended(lane, slot, awaited.flags);
+    }
+    true
 }

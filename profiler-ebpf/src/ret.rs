@@ -4,13 +4,16 @@ use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
 use profiler_common::{Cookie, Counter, EventKind, EventRecord, LandingId, MAX_WORDS, Role};
 
+use crate::count::OfProbe;
 use crate::hit::Hit;
+use crate::maps::Awaited;
 use crate::{capture, count, emit, lane, open};
 
 #[inline(always)]
 pub(crate) fn run(ctx: &ProbeContext) {
     let Some(hit) = Hit::begin(ctx) else { return };
-    count::hit(hit.cookie.probe());
+    let counts = OfProbe::new(hit.cookie.probe());
+    counts.exit();
     let slot = hit.slot();
     let jumps = hit.cookie.has(Cookie::JUMP);
     let awaited = if jumps { open::get(hit.thread, slot) } else { open::take(hit.thread, slot) };
@@ -18,9 +21,19 @@ pub(crate) fn run(ctx: &ProbeContext) {
         count::count(Counter::UnmatchedExit);
         return;
     };
-    if !jumps && awaited.landing != LandingId::NONE {
-        // It will be run into, and the frame be gone by then.
-        count::landed(awaited.landing);
+    let mut lane = lane::known(hit.thread);
+    if jumps {
+        if awaited.flags & Awaited::FOLD != 0 {
+            return;
+        }
+    } else {
+        if awaited.landing != LandingId::NONE {
+            // It will be run into, and the frame be gone by then.
+            count::landed(awaited.landing);
+        }
+        if !open::ended(&mut lane, hit.time, hit.thread, slot, &awaited) {
+            return;
+        }
     }
     let kind = if jumps { EventKind::Jump } else { EventKind::Ret };
     let mut record = EventRecord { header: hit.header(kind), words: [0; MAX_WORDS] };
@@ -28,10 +41,10 @@ pub(crate) fn run(ctx: &ProbeContext) {
     if hit.cookie.has(Cookie::HAS_CAPTURE) {
         capture::run(&hit, hit.cookie.probe(), Role::Ret, &mut record);
     }
-    record.header.sequence = lane::next(hit.thread);
+    record.header.sequence = lane::next(&mut lane);
     debug!(
         ctx,
         "ret probe {} slot {:x} number {}", record.header.probe, slot, record.header.sequence
     );
-    emit::send(&record, Some(hit.cookie.probe()));
+    emit::send(&record, Some(counts));
 }

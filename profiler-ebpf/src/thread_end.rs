@@ -7,7 +7,7 @@ use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 use crate::hit::{is_target, now, thread_header};
 use crate::maps::{TARGET_PID, TARGETS};
 use crate::task::Task;
-use crate::{emit, lane};
+use crate::{emit, fold, lane};
 
 /// `sched_process_exit(task, …)` runs on the thread that ends, for every thread of every process.
 /// One that never had an event has no lane, and nothing to say.
@@ -15,6 +15,11 @@ use crate::{emit, lane};
 pub(crate) fn run(ctx: &RawTracePointContext) {
     let time = now();
     let thread = bpf_get_current_pid_tgid();
+    if let Some(lane) = lane::known(thread)
+        && lane.folds != 0
+    {
+        fold::flush(lane, time, thread);
+    }
     // Whoever it is: of the threads that end together with the last one, some come after it, when
     // their process is no target any more. Their number must not be left behind.
     let ended = lane::end(thread);

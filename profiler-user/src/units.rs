@@ -83,6 +83,48 @@ pub(crate) fn share(text: &str) -> Result<f64, String> {
         .ok_or_else(|| format!("`{text}` is no share: write a number from 0 to 1, such as 0.1"))
 }
 
+/// What the probes of a run may cost.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Budget {
+    /// Whatever they cost.
+    Off,
+    /// This share of the CPU time the target may use; 1 is all of it.
+    Share(f64),
+}
+
+impl Budget {
+    /// Unless something else is said: 2 %.
+    pub const DEFAULT: Self = Self::Share(0.02);
+
+    /// The share; none if it is unlimited.
+    #[must_use]
+    pub const fn share(self) -> Option<f64> {
+        match self {
+            Self::Off => None,
+            Self::Share(share) => Some(share),
+        }
+    }
+}
+
+/// Parses a budget: a share in percent, or `off`.
+///
+/// # Errors
+/// Anything else, and shares that are not above 0 and at most 100 %.
+pub(crate) fn budget(text: &str) -> Result<Budget, String> {
+    if text.trim() == "off" {
+        return Ok(Budget::Off);
+    }
+    let percent = text.trim().strip_suffix('%').map(str::trim).ok_or_else(|| {
+        format!("`{text}` is no budget: write a share of the target's CPU time such as 2%, or off")
+    })?;
+    percent
+        .parse()
+        .ok()
+        .filter(|percent| *percent > 0.0 && *percent <= 100.0)
+        .map(|percent: f64| Budget::Share(percent / 100.0))
+        .ok_or_else(|| format!("`{text}` is no budget: it is above 0% and at most 100%, or off"))
+}
+
 fn split(text: &str) -> (&str, &str) {
     let text = text.trim();
     let at = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
@@ -104,6 +146,17 @@ mod tests {
         assert!(duration("ms").is_err());
         assert!(duration("-1s").is_err());
         assert!(duration("99999999999h").is_err());
+    }
+
+    #[test]
+    fn budgets_are_percent_or_off() {
+        assert_eq!(budget("2%"), Ok(Budget::DEFAULT));
+        assert_eq!(budget("0.5 %"), Ok(Budget::Share(0.005)));
+        assert_eq!(budget("off"), Ok(Budget::Off));
+        assert_eq!((Budget::Off.share(), Budget::DEFAULT.share()), (None, Some(0.02)));
+        for wrong in ["2", "0%", "-1%", "101%", "NaN%", "%", "", "none"] {
+            assert!(budget(wrong).is_err_and(|error| error.contains(wrong)), "{wrong}");
+        }
     }
 
     #[test]

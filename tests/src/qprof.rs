@@ -20,6 +20,7 @@ pub struct Run {
     directory: PathBuf,
     /// The program to start, and its arguments: they come last.
     program: Vec<OsString>,
+    budget: String,
 }
 
 /// `qprof run`, attached.
@@ -100,7 +101,7 @@ impl Run {
         }
         command.arg("run").args(arguments).arg("--summary-json");
         command.arg(directory.join("summary.json"));
-        Ok(Self { command, directory, program: Vec::new() })
+        Ok(Self { command, directory, program: Vec::new(), budget: "off".to_owned() })
     }
 
     /// A directory for what this run writes.
@@ -119,6 +120,14 @@ impl Run {
     #[must_use]
     pub fn output(self, kind: &str) -> Self {
         self.arg("--output").arg(kind)
+    }
+
+    /// `--budget BUDGET`. Without, `off`: what a test asks of a server within a second, and on a machine
+    /// that does other things too, says nothing of what the probes cost in production.
+    #[must_use]
+    pub fn budget(mut self, budget: &str) -> Self {
+        budget.clone_into(&mut self.budget);
+        self
     }
 
     /// One more argument.
@@ -167,6 +176,7 @@ impl Run {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(mut self) -> Result<(Process, PathBuf)> {
+        self.command.args(["--budget", &self.budget]);
         if !self.program.is_empty() {
             self.command.arg("--").args(&self.program);
         }

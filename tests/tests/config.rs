@@ -108,7 +108,7 @@ fn wrong_configurations_are_refused_with_their_place() -> Result<()> {
         ("grace = 10\n", &["qprof.toml:1:9", "expected a string", "30s"]),
         ("[target]\npid = 1\nexe = '*/x'\n", &["qprof.toml:3:7", "two ways"]),
         ("[otlp]\nbatch_size = 9\nqueue_size = 5\n", &["qprof.toml:2:14", "queue of 5"]),
-        ("[budget]\nshare = '2%'\n", &["`budget` is not available in this version"]),
+        ("budget = '2'\n", &["`2` is no budget", "2%", "off"]),
         ("[target]\npid = 1\nchildren = true\nfoo = 1", &["unknown field `foo`"]),
         ("", &["no process is named", "--pid"]),
         ("[target]\npid = 1\nmaps = 'x'", &["unknown field `maps`"]),

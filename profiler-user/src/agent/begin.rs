@@ -46,8 +46,14 @@ pub(super) fn begin(
     map: Option<SymbolMap>,
     resources: &mut Resources,
 ) -> anyhow::Result<Begun> {
-    let RunSettings { aim, attach, exits, record, out, .. } = settings;
-    let options = LiveOptions { attach: *attach, grace: out.grace, exits: *exits };
+    let RunSettings { aim, attach, exits, record, out, costs, budget, .. } = settings;
+    let options = LiveOptions {
+        attach: *attach,
+        grace: out.grace,
+        exits: *exits,
+        costs: *costs,
+        budget: *budget,
+    };
     let load = |map, targets| Live::load(targets, map, aim.search.clone(), &options);
     let recorder = |live: &mut Live, target: &Target, service: &str| -> anyhow::Result<()> {
         if let Some(path) = record {

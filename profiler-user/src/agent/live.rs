@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use profiler_common::Counter;
+use profiler_common::{Counter, Fold, FoldKey, ProbeId};
 use thiserror::Error;
 
 use super::command::CommandError;
@@ -13,10 +13,12 @@ use super::landings::{LandingStats, Landings};
 use super::outputs::nanoseconds;
 use super::pipeline::{Change, Pipeline};
 use super::prepare::Search;
-use super::{Prepared, clock};
+use super::spending::Spending;
+use super::{Prepared, budget, clock};
 use crate::attach::{AttachError, AttachOptions, Attached, KernelCounts, RefusedSite, Targets};
 use crate::config::SymbolMap;
-use crate::model::{Event, EventBody, Lane, MonoNs, Pid, Rules, Tid, Trace, Watches};
+use crate::model::{Event, EventBody, FrameAddr, Lane, MonoNs, Pid, Rules, Tid, Trace, Watches};
+use crate::plan::Costs;
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
 use crate::stitch::{IdSource, Limits, StitchStats, Stitcher};
@@ -24,6 +26,9 @@ use crate::target::{FileGuard, ObjectId, Target, TargetError, descendants};
 
 /// How long one turn waits for events: the ring is drained this often, or when half full.
 const TURN: Duration = Duration::from_millis(10);
+
+/// How long one turn reads, however much there is.
+const AT_ONCE: Duration = Duration::from_millis(50);
 
 /// How long queries in flight may take to end after we were asked to stop.
 const LAST_CALLS: Duration = Duration::from_secs(1);
@@ -34,6 +39,11 @@ pub(crate) struct LiveOptions {
     pub(crate) attach: AttachOptions,
     pub(crate) grace: Duration,
     pub(crate) exits: Exits,
+    /// What hits cost on this machine.
+    pub(crate) costs: Costs,
+    /// What the probes may cost, as a share of the CPU time the target may use; none: whatever they
+    /// cost.
+    pub(crate) budget: Option<f64>,
 }
 
 /// Where exits are observed.
@@ -73,8 +83,11 @@ pub(crate) struct Live {
     guard: Option<FileGuard>,
     recorder: Option<Writer>,
     changes: Vec<Change>,
+    /// There was more in the ring than could be read at once.
+    behind: bool,
     jumps: Jumps,
     landings: Option<Landings>,
+    spending: Spending,
     /// Processes made since they were last asked for.
     new: Vec<Pid>,
     /// Processes that became other programs in the last turn.
@@ -106,6 +119,9 @@ pub(crate) struct Stopped {
     pub(super) undecodable: u64,
     pub(super) counts: KernelCounts,
     pub(super) landings: Option<LandingStats>,
+    pub(super) spending: Spending,
+    /// How long one run of a program at a probe takes, if the kernel has told; nanoseconds.
+    pub(super) run_time_ns: Option<f64>,
     pub(super) recorder: Option<Writer>,
 }
 
@@ -141,11 +157,13 @@ impl Live {
             guard: FileGuard::new().map_err(no_guard).ok(),
             recorder: None,
             changes: Vec::new(),
+            behind: false,
             jumps: Jumps::default(),
             landings: match options.exits {
                 Exits::Landings => Some(Landings::start(search.forms)?),
                 Exits::Rets => None,
             },
+            spending: Spending::new(options.costs, options.budget),
             fleet: Fleet::new(map, search, tree)?,
             new: Vec::new(),
             became: Vec::new(),
@@ -205,6 +223,7 @@ impl Live {
             landings.grow(plan, target, &mut self.attached)?;
         }
         let sites = self.attached.attach(plan, target)?;
+        self.spending.grow(plan, target);
         let spent = begun.elapsed();
         self.attach_time += spent;
         let calls = plan.probes.iter().filter(|probe| {
@@ -291,6 +310,10 @@ impl Live {
         self.pipeline.stitcher.stats()
     }
 
+    pub(super) const fn spending(&self) -> &Spending {
+        &self.spending
+    }
+
     pub(super) const fn fleet(&self) -> &Fleet {
         &self.fleet
     }
@@ -331,15 +354,19 @@ impl Live {
 
     /// Waits a moment for events and stitches what has come. False once the last process has ended.
     pub(crate) fn turn(&mut self) -> Result<bool, LiveError> {
-        self.ring.wait(TURN)?;
+        if !std::mem::take(&mut self.behind) {
+            self.ring.wait(TURN)?;
+        }
         // Asked before draining: what a process did before it ended is in the ring by then.
         let exited = self.fleet.exited();
-        self.drain()?;
+        self.behind = !self.drain_for(AT_ONCE)?;
         self.attached.flush_kernel_log();
         self.abandon_overwritten();
         let now = clock::now();
-        for pid in exited {
-            self.end(pid, now)?;
+        if !self.behind {
+            for pid in exited {
+                self.end(pid, now)?;
+            }
         }
         self.became.clear();
         for change in std::mem::take(&mut self.changes) {
@@ -357,8 +384,35 @@ impl Live {
         if let Some(landings) = &mut self.landings {
             landings.turn(&mut self.attached)?;
         }
+        self.keep_budget()?;
         self.pipeline.stitcher.tick(now);
         Ok(!self.fleet.is_empty())
+    }
+
+    /// Looks at what it costs, and gives up what costs too much.
+    fn keep_budget(&mut self) -> Result<(), LiveError> {
+        let rules = self.fleet.rules();
+        let verdict = self.spending.look(&mut self.attached, &mut self.landings, rules)?;
+        // Told before any further event is read: no trace that misses something looks whole.
+        for given_up in &verdict.silence {
+            self.push_own(&gave_up(given_up.probe, clock::now()))?;
+        }
+        if let Some(share) = self.spending.budget() {
+            budget::tell(&verdict, self.fleet.rules(), share);
+        }
+        self.spending.remove(&mut self.attached, &mut self.landings)?;
+        Ok(())
+    }
+
+    /// Stitches an event of our own making, which goes into a recording like any other.
+    fn push_own(&mut self, event: &Event) -> Result<(), LiveError> {
+        if let Some(recorder) = &mut self.recorder {
+            let mut raw = Vec::new();
+            reader::encode(event, &mut raw);
+            recorder.event(&raw)?;
+        }
+        self.pipeline.stitcher.push(event);
+        Ok(())
     }
 
     fn take_in(&mut self, change: Change) {
@@ -402,20 +456,16 @@ impl Live {
 
     /// A process has ended; the word of it goes into a recording like any event.
     fn end(&mut self, pid: Pid, now: MonoNs) -> Result<(), LiveError> {
-        let event = process_end(pid, now);
-        if let Some(recorder) = &mut self.recorder {
-            let mut raw = Vec::new();
-            reader::encode(&event, &mut raw);
-            recorder.event(&raw)?;
-        }
-        self.pipeline.stitcher.push(&event);
+        self.push_own(&process_end(pid, now))?;
         self.take_in(Change::Ended(pid));
         Ok(())
     }
 
     /// The traces finished since the last call.
     pub(crate) fn traces(&mut self) -> Vec<Trace> {
-        self.pipeline.stitcher.take_completed()
+        let traces = self.pipeline.stitcher.take_completed();
+        self.spending.learn(&traces);
+        traces
     }
 
     /// Lets the queries in flight end, takes no new ones, and detaches.
@@ -441,8 +491,13 @@ impl Live {
             None => None,
         };
         self.attached.detach();
-        // Nothing writes any more: what is in the ring now is all there is.
+        // Nothing writes any more: what is in the ring now is all there is, and what is folded below
+        // calls that are still open.
         self.drain()?;
+        let now = clock::now();
+        for (key, fold) in self.attached.take_folds()? {
+            self.push_own(&folded(&key, &fold, now))?;
+        }
         self.pipeline.stitcher.finish(clock::now());
         Ok(Stopped {
             traces: self.pipeline.stitcher.take_completed(),
@@ -452,11 +507,21 @@ impl Live {
             undecodable: self.pipeline.undecodable,
             counts,
             landings,
+            spending: self.spending,
+            run_time_ns: self.attached.run_time_ns(),
             recorder: self.recorder,
         })
     }
 
+    /// Reads until the ring is empty.
     fn drain(&mut self) -> Result<(), LiveError> {
+        while !self.drain_for(Duration::MAX)? {}
+        Ok(())
+    }
+
+    /// Reads for about so long at most; whether the ring was empty then. A target may be faster than we
+    /// are, and what it costs it has to be looked at all the same.
+    fn drain_for(&mut self, limit: Duration) -> Result<bool, LiveError> {
         let Self { ring, pipeline, recorder, changes, jumps, landings, attached, .. } = self;
         let mut failed = None;
         let mut each = |raw: &[u8]| {
@@ -472,8 +537,12 @@ impl Live {
             };
             changes.extend(pipeline.event(raw, Some(&mut *jumps), record, see));
         };
-        while ring.drain(&mut each) == Ring::BATCH {}
-        failed.map_or(Ok(()), |error| Err(error.into()))
+        let begun = Instant::now();
+        let mut emptied = false;
+        while !emptied && begun.elapsed() < limit {
+            emptied = ring.drain(&mut each) < Ring::BATCH;
+        }
+        failed.map_or(Ok(emptied), |error| Err(error.into()))
     }
 }
 
@@ -483,9 +552,29 @@ fn no_guard(error: rustix::io::Errno) {
 }
 
 fn process_end(pid: Pid, time: MonoNs) -> Event {
+    of_process(pid, time, EventBody::ProcessEnd)
+}
+
+/// It is no process's: we are the one who says so.
+fn gave_up(probe: ProbeId, time: MonoNs) -> Event {
+    of_process(Pid(std::process::id()), time, EventBody::GaveUp { probe })
+}
+
+fn of_process(pid: Pid, time: MonoNs, body: EventBody) -> Event {
     let tid = Tid(pid.0);
-    let (lane, body) = (Lane::Thread(pid, tid), EventBody::ProcessEnd);
-    Event { time, lane, tid, sequence: 0, body }
+    Event { time, lane: Lane::Thread(pid, tid), tid, sequence: 0, body }
+}
+
+/// What the kernel side has folded below a call that has not ended.
+fn folded(key: &FoldKey, fold: &Fold, time: MonoNs) -> Event {
+    let (pid, tid) = (Pid((key.thread >> 32) as u32), Tid(key.thread as u32));
+    let body = EventBody::Folded {
+        probe: key.probe(),
+        frame: FrameAddr(key.slot),
+        serial: fold.serial as u32,
+        calls: fold.calls,
+    };
+    Event { time, lane: Lane::Thread(pid, tid), tid, sequence: 0, body }
 }
 
 /// A seed for ids: what the standard library seeds its hash maps with.

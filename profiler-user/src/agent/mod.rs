@@ -5,6 +5,7 @@
 
 mod aim;
 mod begin;
+mod budget;
 mod clock;
 mod command;
 mod discover;
@@ -16,6 +17,7 @@ mod jumps;
 mod landings;
 mod live;
 mod look;
+mod meter;
 mod observe;
 mod outputs;
 mod pipeline;
@@ -24,6 +26,7 @@ mod replay;
 mod report;
 mod resources;
 mod run;
+mod spending;
 mod survey;
 mod threads;
 

@@ -93,6 +93,9 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         EventBody::Exit { .. }
         | EventBody::Jump { .. }
         | EventBody::Unwound { .. }
+        | EventBody::Folded { .. }
+        | EventBody::Asks { .. }
+        | EventBody::GaveUp { .. }
         | EventBody::LaneEnd => None,
     }
 }

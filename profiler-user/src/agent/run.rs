@@ -21,7 +21,7 @@ use crate::attach::{AttachOptions, check_rights};
 use crate::model::{ClockOffset, Pid, ProbeId, Watches};
 use crate::plan::Costs;
 use crate::target::Target;
-use crate::ui::{Cost, ProbeHits, Progress, RunReport, StatusLine};
+use crate::ui::{ProbeHits, Progress, RunReport, StatusLine};
 
 /// How often the clock is measured and the names of threads looked at again.
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,6 +41,9 @@ pub struct RunSettings {
     pub exits: Exits,
     /// What a hit costs.
     pub costs: Costs,
+    /// What the probes may cost, as a share of the CPU time the target may use; none: whatever they
+    /// cost.
+    pub budget: Option<f64>,
     /// Where to keep the raw events.
     pub record: Option<PathBuf>,
     /// How long; none: until told to stop.
@@ -151,7 +154,6 @@ fn finish(
     let Sent { summary, otlp, file, summary_file, stdout_error } = outputs.close(runtime);
     let hits =
         |probe: usize| u16::try_from(probe).map_or(0, |probe| stopped.counts.hits(ProbeId(probe)));
-    let landing_hits = stopped.landings.as_ref().map_or(0, |landings| landings.hits.hits);
     let Target { pid, name, .. } = &about.target;
     let others = match stopped.fleet.processes.saturating_sub(1) {
         0 => String::new(),
@@ -189,10 +191,7 @@ fn finish(
                 hits: hits(id),
             })
             .collect(),
-        cost: Some(Cost {
-            hits: (0..rules.probes.len()).map(hits).sum::<u64>() + landing_hits,
-            agent_share: clock::cpu_time().as_secs_f64() / about.observed.as_secs_f64().max(1e-3),
-        }),
+        cost: Some(report::cost(&rules, &stopped, about.observed)),
         threads: watch.threads.into_names(),
     };
     report::print(&report, settings.out.print, settings.out.style, summary_file, stdout_error)?;
@@ -206,7 +205,9 @@ struct Watch {
     status: StatusLine,
     /// Something was attached, and told.
     told: bool,
+    cost_told: bool,
     draw: bool,
+    quiet: bool,
     begun: Instant,
     looked: Instant,
     drawn: Instant,
@@ -221,7 +222,9 @@ impl Watch {
             threads: Threads::default(),
             status: StatusLine::new(settings.out.style.colour),
             told: false,
+            cost_told: false,
             draw: stderr.is_terminal() && !settings.quiet,
+            quiet: settings.quiet,
             begun: now,
             looked: now,
             drawn: now,
@@ -244,6 +247,9 @@ impl Watch {
             self.threads.learn(&trace);
             let (rules, names) = (live.fleet().rules(), self.threads.names());
             heard &= outputs.take(trace, rules, self.clock, names);
+        }
+        if !self.cost_told && now - self.begun >= SECOND {
+            self.tell_cost(live);
         }
         if let Some(recorder) = live.recorder() {
             self.threads.each_new(|tid, name| recorder.thread(tid, name))?;
@@ -288,6 +294,17 @@ impl Watch {
         }
     }
 
+    /// Says once what it costs by what was called so far, as soon as something was.
+    fn tell_cost(&mut self, live: &Live) {
+        if let Some(line) = report::early_cost(live.spending(), live.fleet().rules()) {
+            self.cost_told = true;
+            if !self.quiet {
+                self.status.clear(io::stderr()).unwrap_or_default();
+                io::stderr().write_all(line.as_bytes()).unwrap_or_default();
+            }
+        }
+    }
+
     fn progress(&self, live: &Live, outputs: &Outputs) -> Progress {
         let summary = outputs.summary();
         let percentiles = (summary.traces > 0)
@@ -299,6 +316,7 @@ impl Watch {
             percentiles,
             lost: live.stitch_stats().lost,
             export_failures: outputs.export_failures(),
+            cost: live.spending().latest_share(),
         }
     }
 }

@@ -30,5 +30,5 @@ pub(crate) fn span(id: u64, parent: u64, name: &str, start: u64, end: u64) -> Sp
 
 /// A whole trace of these spans.
 pub(crate) fn trace(spans: Vec<Span>) -> Trace {
-    Trace { id: TraceId(0xabc), end: TraceEnd::Complete, spans }
+    Trace { id: TraceId(0xabc), end: TraceEnd::Complete, detached: [].into(), spans }
 }

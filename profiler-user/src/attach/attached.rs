@@ -3,15 +3,16 @@
 use aya::Ebpf;
 use aya::programs::uprobe::UProbeLink;
 use aya::sys::{UProbeMultiFeature, is_uprobe_multi_supported};
-use profiler_common::{LandingCount, LandingId, ProbeId, Return, Role};
+use profiler_common::{Fold, FoldKey, LandingCount, LandingId, ProbeId, Return, Role};
 use rustc_hash::FxHashSet;
 
 use super::attaching::{Attaching, Done};
 use super::kernel_log::KernelLog;
 use super::landings::{self, NewLanding};
 use super::links::Links;
+use super::run_time::RunTime;
 use super::sites::RefusedSite;
-use super::{AttachError, KernelCounts, features, kernel_log, load};
+use super::{AttachError, KernelCounts, counts, features, kernel_log, load, quiet};
 use crate::model::{FileOffset, Pid, ReturnAddr};
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
@@ -59,6 +60,7 @@ pub struct Attached {
     stop: Option<UProbeLink>,
     refused: Vec<RefusedSite>,
     probes: usize,
+    run_time: RunTime,
     done: FxHashSet<Done>,
     abandoned: FxHashSet<Inode>,
     targets: Targets,
@@ -84,6 +86,7 @@ impl Attached {
             stop: None,
             refused: Vec::new(),
             probes: 0,
+            run_time: RunTime::default(),
             done: FxHashSet::default(),
             abandoned: FxHashSet::default(),
             targets,
@@ -258,7 +261,7 @@ impl Attached {
     ///
     /// If the kernel does not hand out the counters, which it has no reason to.
     pub fn landing_counts(&self, len: usize) -> Result<Vec<LandingCount>, AttachError> {
-        landings::counts(&self.bpf, len)
+        counts::landings(&self.bpf, len)
     }
 
     /// Removes the exit sites of probes that need them no more. All others stay where they are.
@@ -283,6 +286,48 @@ impl Attached {
         self.links
             .wake(program, Role::Ret, |site| wanted(site.cookie.probe()))
             .map_err(|error| AttachError::bpf("attach exit sites again", error))
+    }
+
+    /// Lets the calls of a probe begin unseen from now on; those that are open still end.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, which it has no reason to.
+    pub fn silence(&mut self, probe: ProbeId) -> Result<(), AttachError> {
+        quiet::silence(&mut self.bpf, probe, true)
+    }
+
+    /// Removes the enter sites of probes, of which no call is to be seen any more. All others stay
+    /// where they are, and no call of theirs is missed or seen twice.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses; what is attached then is too much, but right.
+    pub fn retire_enters(&mut self, stays: impl Fn(ProbeId) -> bool) -> Result<(), AttachError> {
+        let program = load::uprobe(&mut self.bpf, Role::Enter)?;
+        self.links
+            .keep(program, Role::Enter, |site| stays(site.cookie.probe()))
+            .map_err(|error| AttachError::bpf("remove enter sites", error))
+    }
+
+    /// Lets the kernel take the time that our programs run, from now on or no longer.
+    pub fn take_run_time(&mut self, take: bool) {
+        if take { self.run_time.begin(&mut self.bpf) } else { self.run_time.end(&mut self.bpf) }
+    }
+
+    /// How long one run of a program at a probe takes, nanoseconds; none if the kernel has not told.
+    #[must_use]
+    pub fn run_time_ns(&self) -> Option<f64> {
+        self.run_time.mean_ns()
+    }
+
+    /// Takes what is folded below calls that are still open; once no enter is attached any more.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not hand it out, which it has no reason to.
+    pub fn take_folds(&mut self) -> Result<Vec<(FoldKey, Fold)>, AttachError> {
+        quiet::take_folds(&mut self.bpf)
     }
 
     /// Removes landings that are not worth their cost. All others stay where they are.

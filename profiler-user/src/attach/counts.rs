@@ -1,26 +1,24 @@
 //! What the kernel side has counted, summed over the CPUs.
 
 use aya::Ebpf;
-use aya::maps::{MapData, PerCpuArray};
-use profiler_common::{Counter, ProbeId, global};
+use profiler_common::{Counter, LandingCount, ProbeCount, ProbeId, global};
 
-use super::AttachError;
+use super::{AttachError, batch};
 
 /// The counters of the kernel side at one moment. They only ever grow.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KernelCounts {
     counters: Vec<u64>,
-    hits: Vec<u64>,
-    lost: Vec<u64>,
+    probes: Vec<ProbeCount>,
 }
 
 impl KernelCounts {
-    /// Reads them: one system call a counter and two a probe.
+    /// Reads them: one system call for the counters and one for all probes.
     pub(super) fn read(bpf: &Ebpf, probes: usize) -> Result<Self, AttachError> {
+        let add = |sum: u64, of: &u64| sum.saturating_add(*of);
         Ok(Self {
-            counters: sums(bpf, global::COUNTERS, Counter::ALL.len())?,
-            hits: sums(bpf, global::HITS, probes)?,
-            lost: sums(bpf, global::LOST, probes)?,
+            counters: batch::sums(bpf, global::COUNTERS, Counter::ALL.len(), add)?,
+            probes: batch::sums(bpf, global::PROBES, probes, add_counts)?,
         })
     }
 
@@ -30,31 +28,43 @@ impl KernelCounts {
         self.counters.get(counter as usize).copied().unwrap_or(0)
     }
 
-    /// How often the target hit sites of the probe; what its probing costs is counted in these.
+    /// What became of the hits of a probe's sites.
+    #[must_use]
+    pub fn of(&self, probe: ProbeId) -> ProbeCount {
+        self.probes.get(probe.index()).copied().unwrap_or_default()
+    }
+
+    /// How often the target hit sites of the probe, landings not counted.
     #[must_use]
     pub fn hits(&self, probe: ProbeId) -> u64 {
-        self.hits.get(probe.index()).copied().unwrap_or(0)
+        let ProbeCount { enters, exits, .. } = self.of(probe);
+        enters.saturating_add(exits)
     }
 
     /// Events of the probe that were lost.
     #[must_use]
     pub fn lost(&self, probe: ProbeId) -> u64 {
-        self.lost.get(probe.index()).copied().unwrap_or(0)
+        self.of(probe).lost
     }
 }
 
-fn sums(bpf: &Ebpf, name: &'static str, len: usize) -> Result<Vec<u64>, AttachError> {
-    let what = "read the kernel side's counters";
-    let map = bpf.map(name).ok_or(AttachError::Bpf {
-        what,
-        source: format!("the BPF object has no map {name}").into(),
-    })?;
-    let map: PerCpuArray<&MapData, u64> =
-        map.try_into().map_err(|error| AttachError::bpf(what, error))?;
-    (0..len as u32)
-        .map(|index| match map.get(&index, 0) {
-            Ok(values) => Ok(values.iter().fold(0_u64, |sum, value| sum.saturating_add(*value))),
-            Err(error) => Err(AttachError::bpf(what, error)),
-        })
-        .collect()
+fn add_counts(sum: ProbeCount, of: &ProbeCount) -> ProbeCount {
+    ProbeCount {
+        enters: sum.enters.saturating_add(of.enters),
+        quiet: sum.quiet.saturating_add(of.quiet),
+        unlanded: sum.unlanded.saturating_add(of.unlanded),
+        exits: sum.exits.saturating_add(of.exits),
+        landed: sum.landed.saturating_add(of.landed),
+        sent: sum.sent.saturating_add(of.sent),
+        lost: sum.lost.saturating_add(of.lost),
+    }
+}
+
+/// How often the first `len` landings were run into.
+pub(super) fn landings(bpf: &Ebpf, len: usize) -> Result<Vec<LandingCount>, AttachError> {
+    let add = |sum: LandingCount, of: &LandingCount| LandingCount {
+        hits: sum.hits.saturating_add(of.hits),
+        matched: sum.matched.saturating_add(of.matched),
+    };
+    batch::sums(bpf, global::LANDINGS, len, add)
 }

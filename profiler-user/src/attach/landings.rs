@@ -3,8 +3,8 @@
 use std::io;
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData, PerCpuArray};
-use profiler_common::{Cookie, LandingCount, LandingId, Return, ReturnKey, Role, global};
+use aya::maps::{HashMap, MapData};
+use profiler_common::{Cookie, LandingId, Return, ReturnKey, Role, global};
 
 use super::links::{Links, Probed};
 use super::sites::{AttachSite, may_be_one_site};
@@ -88,20 +88,4 @@ fn returns<'a>(
 ) -> Result<HashMap<&'a mut MapData, ReturnKey, Return>, AttachError> {
     let map = bpf.map_mut(global::RETURNS).ok_or_else(|| load::missing(what, global::RETURNS))?;
     map.try_into().map_err(|error| AttachError::bpf(what, error))
-}
-
-/// How often the first `len` landings were run into.
-pub(super) fn counts(bpf: &Ebpf, len: usize) -> Result<Vec<LandingCount>, AttachError> {
-    let what = "read the landings' counters";
-    let map = bpf.map(global::LANDINGS).ok_or_else(|| load::missing(what, global::LANDINGS))?;
-    let map: PerCpuArray<&MapData, LandingCount> =
-        map.try_into().map_err(|error| AttachError::bpf(what, error))?;
-    let sum = |index: u32| -> Result<LandingCount, AttachError> {
-        let values = map.get(&index, 0).map_err(|error| AttachError::bpf(what, error))?;
-        Ok(values.iter().fold(LandingCount::default(), |sum, of| LandingCount {
-            hits: sum.hits.saturating_add(of.hits),
-            matched: sum.matched.saturating_add(of.matched),
-        }))
-    };
-    (0..len as u32).map(sum).collect()
 }

@@ -199,7 +199,8 @@ impl Links {
     }
 
     /// One link for all that is kept of a group: attached before the old ones go, so that nothing is
-    /// missed. What is hit twice meanwhile finds its frame taken.
+    /// missed. An exit that is hit twice meanwhile finds its frame taken; an enter is told from its
+    /// twin by the kernel side.
     fn replace(
         &mut self,
         program: &mut UProbe,
@@ -212,11 +213,18 @@ impl Links {
             old.flat_map(|link| link.sites.iter().copied()).partition(&keep);
         sites.sort_unstable_by_key(|site| (site.offset, site.cookie.0));
         sites.dedup();
+        if group.role == Role::Enter {
+            // No third link may hold a site, or the kernel side could not tell its twin.
+            self.join_closing();
+            for site in &mut sites {
+                site.cookie = site.cookie.twin();
+            }
+        }
         let on = self.held.iter().find(|link| link.group == group).map(|link| link.on.clone());
         if let Some(on) = on.as_ref().filter(|_| !sites.is_empty()) {
             self.add(program, group.role, on, group.pid, &sites)?;
         }
-        if let Some(on) = on {
+        if let Some(on) = on.filter(|_| group.role == Role::Ret) {
             self.dormant.extend(gone.into_iter().map(|site| (group, on.clone(), site)));
         }
         let gone = |link: &mut Link| link.group == group && link.id < before;
@@ -226,6 +234,13 @@ impl Links {
         // Where a thread cannot be had, they are closed here.
         self.closing.extend(closing.spawn(move || close(old)).ok());
         Ok(())
+    }
+
+    fn join_closing(&mut self) {
+        for thread in self.closing.drain(..) {
+            // It drops links, and cannot fail.
+            drop(thread.join());
+        }
     }
 
     fn remove_where(&mut self, goes: impl Fn(&Link) -> bool) -> bool {
@@ -242,10 +257,7 @@ impl Drop for Links {
     fn drop(&mut self) {
         self.remove_role(Role::Enter);
         self.remove_where(|_| true);
-        for thread in self.closing.drain(..) {
-            // It drops links, and cannot fail.
-            drop(thread.join());
-        }
+        self.join_closing();
     }
 }
 

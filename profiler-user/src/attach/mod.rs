@@ -11,6 +11,7 @@
 
 mod attached;
 mod attaching;
+mod batch;
 mod btf;
 mod counts;
 mod error;
@@ -19,6 +20,8 @@ mod kernel_log;
 mod landings;
 mod links;
 mod load;
+mod quiet;
+mod run_time;
 mod sites;
 mod trial;
 

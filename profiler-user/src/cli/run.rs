@@ -14,6 +14,7 @@ use crate::config::Settings;
 use crate::doctor::tried_kernel;
 use crate::sink::{OtlpFlags, Protocol};
 use crate::ui::TreeStyle;
+use crate::units::Budget;
 
 /// The ring buffer, unless something else is said.
 const RING_BYTES: u32 = 8 << 20;
@@ -63,6 +64,16 @@ pub(super) struct RunArgs {
     /// How many functions one pattern of the map may match [default: 256].
     #[arg(long, value_name = "N", value_parser = units::count)]
     max_functions: Option<usize>,
+
+    /// What the probes may cost.
+    #[arg(
+        long,
+        value_name = "PERCENT|off",
+        value_parser = units::budget,
+        help = "What the probes may cost, as a share of the CPU time the target may use; over it the \
+                dearest are detached, roots never [default: 2%]"
+    )]
+    budget: Option<Budget>,
 
     /// Where exits are observed: where calls come back, or at each `ret` (for comparison).
     #[arg(long, value_name = "WHERE", default_value = "landings", hide = true)]
@@ -207,6 +218,7 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
             ExitsArg::Ret => Exits::Rets,
         },
         costs: kernel.costs,
+        budget: args.budget.or(file.budget).unwrap_or(Budget::DEFAULT).share(),
         record: args.record.clone().or_else(|| file.output.record.clone()),
         duration: args.duration.or(file.duration),
         out: args.out.settings(color, &file),

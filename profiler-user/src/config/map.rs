@@ -105,6 +105,10 @@ pub struct SpanDecl {
     pub operation: Option<Arc<str>>,
     /// Whether the run stops before attaching if the function is not there.
     pub required: bool,
+    /// Whether calls outside of traces are not even recorded.
+    pub only_in_trace: bool,
+    /// Whether calls are added up instead of being recorded one by one.
+    pub fold: bool,
     /// Line in the map, for messages; from 1.
     pub line: usize,
 }

@@ -225,8 +225,19 @@ impl Source<'_> {
     }
 
     fn span(&self, at: &At<RawSpan>, system: &Arc<str>) -> Result<SpanDecl, MapError> {
-        let RawSpan { name, function, linkage, address, object, root, stage, required, operation } =
-            at.get();
+        let RawSpan {
+            name,
+            function,
+            linkage,
+            address,
+            object,
+            root,
+            stage,
+            required,
+            operation,
+            only_in_trace,
+            fold,
+        } = at.get();
         if let Some(operation) = operation
             && !root
         {
@@ -236,6 +247,20 @@ impl Source<'_> {
                 "add `root = true` if it begins a request, otherwise remove `operation`",
             ));
         }
+        let of_roots = [("only_in_trace", only_in_trace), ("fold", fold)];
+        for (key, value) in of_roots {
+            if let Some(value) = value
+                && *root
+                && *value.get()
+            {
+                return Err(self.error(
+                    value.span(),
+                    format!("`{key}` is for calls within a trace, and this span is a root"),
+                    format!("remove `{key}`, or `root = true` if it begins no request"),
+                ));
+            }
+        }
+        let is = |value: &Option<At<bool>>| value.as_ref().is_some_and(|value| *value.get());
         Ok(SpanDecl {
             name: self.line_of_text(name, "the name of a span")?.into(),
             selector: self.selector(&RawSelector {
@@ -253,6 +278,8 @@ impl Source<'_> {
                 .map(|operation| self.line_of_text(operation, "an operation").map(Arc::from))
                 .transpose()?,
             required: *required,
+            only_in_trace: is(only_in_trace),
+            fold: is(fold),
             line: self.line(at.span().start),
         })
     }

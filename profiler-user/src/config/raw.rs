@@ -140,6 +140,12 @@ pub(super) struct RawSpan {
     pub(super) required: bool,
     /// `db.operation.name` of the trace; only where `root = true`.
     pub(super) operation: Option<At<String>>,
+    /// Whether calls are recorded only while their thread is in a trace: a root, or a call that takes
+    /// work that was handed over, is open below them. Others cost little.
+    pub(super) only_in_trace: Option<At<bool>>,
+    /// Whether calls are added up instead of being recorded one by one: those of a function within the
+    /// same call become one span with their number, and the sum, minimum and maximum of their times.
+    pub(super) fold: Option<At<bool>>,
 }
 
 /// Work that changes hands: a call that gives and a call that takes show the same key.

@@ -29,6 +29,11 @@ impl Budget {
         self.purse = self.burst;
     }
 
+    /// From now on it fills by another share of a CPU.
+    pub const fn set_share(&mut self, share: f64) {
+        self.share = share;
+    }
+
     /// Time passes.
     pub fn earn(&mut self, time: Duration) {
         let earned = time.as_nanos() as f64 * self.share;

@@ -161,7 +161,12 @@ impl Calls {
                     }
                 }
             }
-            EventBody::Jump { .. } | EventBody::Unwound { .. } | EventBody::Fork { .. } => {}
+            EventBody::Jump { .. }
+            | EventBody::Unwound { .. }
+            | EventBody::Folded { .. }
+            | EventBody::Asks { .. }
+            | EventBody::GaveUp { .. }
+            | EventBody::Fork { .. } => {}
             EventBody::LaneEnd | EventBody::ProcessEnd | EventBody::Exec => {
                 self.stacks.remove(&event.lane);
             }

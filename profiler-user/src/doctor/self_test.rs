@@ -11,6 +11,7 @@ use crate::agent::{Aim, Exits, Live, LiveOptions, Prepared, Search, prepare_with
 use crate::attach::AttachOptions;
 use crate::config::{self, MapOrigin};
 use crate::model::{Evidence, ExitKind, Pid, Trace};
+use crate::plan::Costs;
 
 /// How often the child makes the call that is traced.
 const CALLS: u64 = 100;
@@ -79,6 +80,8 @@ fn trace(mut child: Subject, prepared: &Prepared) -> anyhow::Result<(Instant, Ve
         attach: AttachOptions { ring_bytes: 1 << 20, ..AttachOptions::default() },
         grace: Duration::from_secs(1),
         exits: Exits::default(),
+        costs: Costs::default(),
+        budget: None,
     };
     let mut live = Live::start(prepared, &options)?;
     let attached = Instant::now();

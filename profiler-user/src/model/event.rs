@@ -1,6 +1,6 @@
 //! What the kernel side saw, decoded.
 
-use profiler_common::MAX_WORDS;
+use profiler_common::{FoldedCalls, MAX_WORDS};
 
 use super::{FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid};
 
@@ -100,6 +100,31 @@ pub enum EventBody {
         frame: FrameAddr,
         /// Those whose return slots lie below are gone.
         below: FrameAddr,
+    },
+    /// Calls that were not recorded one by one, since the last such event.
+    Folded {
+        /// The called function.
+        probe: ProbeId,
+        /// The return slot of the call they were made in.
+        frame: FrameAddr,
+        /// The number of the event with which that began.
+        serial: u32,
+        /// What they add up to.
+        calls: FoldedCalls,
+    },
+    /// A call that is not recorded by itself wants a landing.
+    Asks {
+        /// The called function.
+        probe: ProbeId,
+        /// What it wants.
+        wanted: Wanted,
+        /// Where.
+        address: ReturnAddr,
+    },
+    /// From now on calls are not seen any more, because they cost too much. Made by user space.
+    GaveUp {
+        /// The function.
+        probe: ProbeId,
     },
     /// The lane has ended.
     LaneEnd,

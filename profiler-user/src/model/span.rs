@@ -136,6 +136,8 @@ pub struct Trace {
     pub id: TraceId,
     /// Whether it is whole.
     pub end: TraceEnd,
+    /// Spans of which calls were not seen any more when it was finished, because they cost too much.
+    pub detached: Arc<[Arc<str>]>,
     /// The spans; the first is the trace's top, except in a late part.
     pub spans: Vec<Span>,
 }

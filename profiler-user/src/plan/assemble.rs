@@ -10,6 +10,7 @@ use super::build::{Planner, Side, Working, selectors};
 use super::captures::Words;
 use super::exit_sites::{Exits, resolve};
 use super::reasons::pattern;
+use super::recorded::HandoffSides;
 use super::{CodeLookup, PlanError, PlannedProbe, ProbePlan, Site};
 use crate::model::{HandoffEnd, HandoffRule, Moment, ProbeId, ProbeRule, Rules, SpanRule, Watches};
 use crate::target::{ObjectId, Target};
@@ -42,10 +43,12 @@ impl<'a> Planner<'a> {
         for (id, draft) in (0_u16..).zip(&wanted) {
             ids.insert(*draft, ProbeId(id));
         }
+        let sides = HandoffSides::of(handoffs);
         let unseen = Exits::default();
         let mut text = Disassembler::new();
         let probes = wanted.iter().filter_map(|draft| {
-            self.probe(*draft, *ids.get(draft)?, exits.of.get(draft).unwrap_or(&unseen), &mut text)
+            let exits = exits.of.get(draft).unwrap_or(&unseen);
+            self.probe(*draft, *ids.get(draft)?, &sides, exits, &mut text)
         });
         let mut probes: Vec<PlannedProbe> = probes.collect();
         let with = exits_with(&exits.groups, &ids);
@@ -110,6 +113,7 @@ impl<'a> Planner<'a> {
         &self,
         index: usize,
         id: ProbeId,
+        sides: &HandoffSides,
         exits: &Exits,
         text: &mut Disassembler,
     ) -> Option<PlannedProbe> {
@@ -119,12 +123,15 @@ impl<'a> Planner<'a> {
         let needs = draft.at_enter.needs();
         let mut notes = draft.notes.clone();
         let mut sites = Vec::new();
+        let span = draft.span.and_then(|span| self.map.spans.get(usize::from(span)));
+        let (recorded, note) = sides.flags(index, span);
+        notes.extend(note);
         let wants_value = if draft.at_ret.flag() == 0 { 0 } else { Cookie::WANTS_VALUE };
         for (_, function, analysis) in self.catalogue.copies(index) {
             let Some(spec) = analysis.enters.best(needs) else { continue };
             let frame_pointer =
                 if spec.keeps_frame_pointer { Cookie::KEEPS_FRAME_POINTER } else { 0 };
-            let flags = draft.at_enter.flag() | wants_value | frame_pointer;
+            let flags = draft.at_enter.flag() | wants_value | frame_pointer | recorded;
             sites.push(site(object, Role::Enter, spec, flags, text.text(&spec.insn)));
             notes.extend(analysis.notes.iter().map(|note| match draft.units.len() {
                 0 | 1 => note.clone(),
@@ -143,7 +150,6 @@ impl<'a> Planner<'a> {
         if !exits.seen {
             notes.push("has no return that can be seen: its end is inferred".to_owned());
         }
-        let span = draft.span.and_then(|span| self.map.spans.get(usize::from(span)));
         Some(PlannedProbe {
             id,
             function: Arc::clone(&draft.function.name),

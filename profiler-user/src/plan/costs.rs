@@ -70,8 +70,7 @@ impl Costs {
         self.event_ns(class, 0)
     }
 
-    /// A hit that makes an event with so many words, nanoseconds: between two measured numbers of
-    /// words along the straight line, beyond the last along its continuation.
+    /// A hit that makes an event with so many words, nanoseconds.
     #[must_use]
     pub fn event_ns(&self, class: CostClass, words: u8) -> u64 {
         nanoseconds(self.trap_of(class) + self.event_of(words))
@@ -84,7 +83,9 @@ impl Costs {
         nanoseconds(self.trap_of(class) + self.landing + (self.event_of(words) - none))
     }
 
-    const fn trap_of(&self, class: CostClass) -> f64 {
+    /// To come to a program and back, nanoseconds.
+    #[must_use]
+    pub const fn trap_of(&self, class: CostClass) -> f64 {
         let [optimised, emulated, stepped] = self.trap;
         match class {
             CostClass::Optimised => optimised,
@@ -93,7 +94,10 @@ impl Costs {
         }
     }
 
-    fn event_of(&self, words: u8) -> f64 {
+    /// To record an event with so many words, nanoseconds: between two measured numbers of words
+    /// along the straight line, beyond the last along its continuation.
+    #[must_use]
+    pub fn event_of(&self, words: u8) -> f64 {
         let [none, two, six] = self.event;
         let words = f64::from(words);
         if words <= 2.0 {

@@ -15,7 +15,9 @@
 //!    [`ProbePlan`].
 //! 6. `landing`, `line`: where a call is seen to have come back, in its caller; `callers`:
 //!    which callers can be told beforehand.
-//! 7. `costs`, `predict`: what all that will cost the target.
+//! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 8. `recorded`: which calls are recorded one by one.
+//! 9. `costs`, `predict`: what all that will cost the target; `price`: what it has cost.
 //! 8. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 #![forbid(unsafe_code)]
 
@@ -38,8 +40,10 @@ mod landing;
 mod line;
 mod listing;
 mod predict;
+mod price;
 mod probe_plan;
 mod reasons;
+mod recorded;
 mod silent;
 mod start;
 mod tails;
@@ -62,6 +66,7 @@ pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up,
 };
 pub use predict::{CallCost, Ends, Load, call_costs, dearest_first, dearest_ns};
+pub use price::{Price, since};
 pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};
 

@@ -108,7 +108,12 @@ pub fn add_silent<'a>(
             return;
         }
         let instruction = disassembler.text(&spec.insn);
-        let flags = words.flag() | Cookie::NO_EXIT;
+        let tells = match watches {
+            Watches::Unwinding => Cookie::UNWINDS,
+            Watches::Jumping => Cookie::JUMPS,
+            Watches::Calls | Watches::Loading => 0,
+        };
+        let flags = words.flag() | Cookie::NO_EXIT | tells;
         plan.probes.push(PlannedProbe {
             id: ProbeId(id),
             function: Arc::clone(&function.name),

@@ -1,6 +1,8 @@
 //! Raw records to events and back.
 
-use profiler_common::{Ahead as RawAhead, EventHeader, EventKind, LaneKind, MAX_WORDS};
+use profiler_common::{
+    Ahead as RawAhead, EventHeader, EventKind, FoldedCalls, LaneKind, MAX_WORDS,
+};
 use thiserror::Error;
 
 use crate::model::{
@@ -40,6 +42,12 @@ pub enum DecodeError {
     /// An unwinding that does not say how far.
     #[error("an unwinding without an address")]
     Unwound,
+    /// Folded calls without their number and times, or below no event.
+    #[error("folded calls without their number and times")]
+    Folded,
+    /// A question for a landing that is none.
+    #[error("a question without an address")]
+    Asks,
     /// A fork that does not say of whom.
     #[error("a fork without the number of the child")]
     Child,
@@ -88,6 +96,16 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
             let below = FrameAddr(words.get(0).ok_or(DecodeError::Unwound)?);
             EventBody::Unwound { frame, below }
         }
+        EventKind::Folded => {
+            let words = words.as_slice().first_chunk().ok_or(DecodeError::Folded)?;
+            let serial = u32::try_from(header.awaited).map_err(|_larger| DecodeError::Folded)?;
+            EventBody::Folded { probe, frame, serial, calls: FoldedCalls::from_words(*words) }
+        }
+        EventKind::Asks => match ahead(&header)? {
+            Ahead::Wanted(wanted, address) => EventBody::Asks { probe, wanted, address },
+            Ahead::Nothing | Ahead::Landing(_) => return Err(DecodeError::Asks),
+        },
+        EventKind::GaveUp => EventBody::GaveUp { probe },
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
         EventKind::Fork => {
@@ -179,6 +197,25 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
             header.kind = EventKind::Unwound as u8;
             header.frame = frame.0;
             Words::new(&[below.0], 0)
+        }
+        EventBody::Folded { probe, frame, serial, calls } => {
+            header.kind = EventKind::Folded as u8;
+            header.probe = probe.0;
+            header.frame = frame.0;
+            header.awaited = u64::from(*serial);
+            Words::new(&calls.words(), 0)
+        }
+        EventBody::Asks { probe, wanted, address } => {
+            let (kind, awaited) = raw_ahead(Ahead::Wanted(*wanted, *address));
+            (header.ahead, header.awaited) = (kind as u8, awaited);
+            header.kind = EventKind::Asks as u8;
+            header.probe = probe.0;
+            Words::default()
+        }
+        EventBody::GaveUp { probe } => {
+            header.kind = EventKind::GaveUp as u8;
+            header.probe = probe.0;
+            Words::default()
         }
         EventBody::LaneEnd => {
             header.kind = EventKind::LaneEnd as u8;

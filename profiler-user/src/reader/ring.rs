@@ -21,7 +21,7 @@ pub struct Ring {
 impl Ring {
     /// The most records one [`drain`](Self::drain) hands out, so that the caller gets to its other
     /// duties however fast the target is.
-    pub const BATCH: usize = 65_536;
+    pub const BATCH: usize = 4096;
 
     /// A ring over its BPF map.
     pub(crate) fn new(ring: RingBuf<MapData>) -> io::Result<Self> {

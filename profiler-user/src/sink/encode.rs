@@ -7,7 +7,7 @@ use opentelemetry::trace::{
     Link, SpanContext, SpanId as OtelSpanId, SpanKind, Status, TraceFlags, TraceId as OtelTraceId,
     TraceState,
 };
-use opentelemetry::{InstrumentationScope, KeyValue, Value};
+use opentelemetry::{Array, InstrumentationScope, KeyValue, Value};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1 as proto;
 use opentelemetry_proto::tonic::resource::v1::Resource as ProtoResource;
@@ -164,11 +164,17 @@ fn attributes(trace: &Trace, span: &Span, context: &Context<'_>) -> Vec<KeyValue
     if is_top(span) && trace.end == TraceEnd::Incomplete {
         list.add("qprof.incomplete", true);
     }
+    if is_top(span) && !trace.detached.is_empty() {
+        let names = trace.detached.iter().map(|name| name.to_string().into()).collect();
+        list.add("qprof.detached", Value::Array(Array::String(names)));
+    }
     if span.lost > 0 {
         list.add("qprof.lost_before", int(span.lost));
     }
-    if let Some(folded) = span.folded {
+    if span.folded.is_some() || span.calls != 1 {
         list.add("qprof.calls", int(span.calls));
+    }
+    if let Some(folded) = span.folded {
         list.add("qprof.calls_sum_us", micros(folded.sum));
         list.add("qprof.calls_min_us", micros(folded.min));
         list.add("qprof.calls_max_us", micros(folded.max));

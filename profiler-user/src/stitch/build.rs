@@ -1,5 +1,7 @@
 //! A finished trace: its spans in order, with their self times.
 
+use std::sync::Arc;
+
 use crate::model::{ExitKind, MonoNs, Span, SpanId, Trace, TraceEnd};
 
 use super::trace::OpenTrace;
@@ -8,7 +10,12 @@ use rustc_hash::FxHashMap;
 
 /// Takes what there is of a trace. Spans that are still open are in it as such, ending with the root
 /// if that has closed: that they went on is known no further than that. Else they end at `now`.
-pub(super) fn finish(trace: &mut OpenTrace, end: TraceEnd, now: MonoNs) -> Trace {
+pub(super) fn finish(
+    trace: &mut OpenTrace,
+    end: TraceEnd,
+    now: MonoNs,
+    detached: &Arc<[Arc<str>]>,
+) -> Trace {
     let now = trace.root_closed.unwrap_or(now);
     let mut spans = Vec::with_capacity(trace.spans.len());
     for open in trace.spans.iter_mut().filter(|open| !open.gone) {
@@ -22,13 +29,18 @@ pub(super) fn finish(trace: &mut OpenTrace, end: TraceEnd, now: MonoNs) -> Trace
         spans.push(span);
     }
     trace.sent = true;
-    Trace { id: trace.id, end, spans: arrange(spans) }
+    Trace { id: trace.id, end, detached: Arc::clone(detached), spans: arrange(spans) }
 }
 
 /// Takes all there is of a trace that is over.
-pub(super) fn finish_whole(trace: OpenTrace) -> Trace {
+pub(super) fn finish_whole(trace: OpenTrace, detached: &Arc<[Arc<str>]>) -> Trace {
     let spans = trace.spans.into_iter().filter(|open| !open.gone).map(|open| open.span);
-    Trace { id: trace.id, end: TraceEnd::Complete, spans: arrange(spans.collect()) }
+    Trace {
+        id: trace.id,
+        end: TraceEnd::Complete,
+        detached: Arc::clone(detached),
+        spans: arrange(spans.collect()),
+    }
 }
 
 /// Puts parents before their children and siblings by start, and gives each its self time.
@@ -60,7 +72,8 @@ fn arrange(mut spans: Vec<Span>) -> Vec<Span> {
     ordered
 }
 
-/// Duration less the union of the children's intervals, clipped to it.
+/// Duration less the union of the children's intervals, clipped to it. Of folded calls the sum of
+/// their times counts.
 fn self_times(spans: &mut [Span], parents: &[Option<usize>]) {
     // By start: each interval is compared with what its elder siblings cover.
     let mut covered: Vec<(u64, MonoNs)> = spans.iter().map(|span| (0, span.start)).collect();
@@ -69,12 +82,16 @@ fn self_times(spans: &mut [Span], parents: &[Option<usize>]) {
         let (sum, until) = &mut covered[parent];
         let from = span.start.max(*until);
         let to = span.end.min(spans[parent].end);
-        if to > from {
+        if let Some(folded) = span.folded {
+            // Between its calls it left room for others.
+            *sum += folded.sum.min(span.duration());
+        } else if to > from {
             *sum += to.since(from);
             *until = to;
         }
     }
     for (span, (sum, _)) in spans.iter_mut().zip(covered) {
-        span.self_time = span.duration().saturating_sub(sum);
+        let time = span.folded.map_or_else(|| span.duration(), |folded| folded.sum);
+        span.self_time = time.saturating_sub(sum);
     }
 }

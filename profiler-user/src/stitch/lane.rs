@@ -52,6 +52,8 @@ pub(super) struct Frame {
     /// The slot whose return ends it: its own, or that of a caller that returns at once.
     pub(super) awaited: FrameAddr,
     pub(super) probe: ProbeId,
+    /// The number of the event with which it began.
+    pub(super) number: u32,
     /// When it jumped to another function of which nothing is known.
     pub(super) jumped: Option<MonoNs>,
     /// Its own span, if it makes one and is in a trace.

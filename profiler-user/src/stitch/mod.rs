@@ -34,6 +34,12 @@
 //! meanwhile, for another span or for nothing known, they prove nothing: the words mean something
 //! else now, and which of the two a taker serves cannot be told.
 //!
+//! # Folded calls
+//!
+//! Of calls that the kernel side adds up comes how many there were since it last told, and in which
+//! call: by its slot and the number of its event. They become one span of it for each function, which
+//! grows as more are told. If that call is not open they are dropped, and counted as orphans.
+//!
 //! # Loss
 //!
 //! Each lane numbers its events. A gap means, from the event before it to the one after it:
@@ -47,12 +53,13 @@
 //! What cannot be seen: a loss on a lane that gets no event through before the trace is sent.
 //!
 //! The code: `lane` keeps the open calls of each lane, `handoff` the live keys, `trace` the
-//! open traces, `tainted` the gaps; `stitcher` decides what ends, `parentage` whose child a
+//! open traces, `fold` what was not recorded call by call, `tainted` the gaps; `stitcher` decides what ends, `parentage` whose child a
 //! call is.
 #![forbid(unsafe_code)]
 
 mod build;
 mod ends;
+mod fold;
 mod handoff;
 mod ids;
 mod lane;

@@ -114,6 +114,7 @@ impl Core {
             awaited: call.awaited,
             jumped: None,
             probe: call.probe,
+            number: call.number,
             span: None,
             context: parent.context,
             via: parent.via,

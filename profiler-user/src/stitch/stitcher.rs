@@ -12,6 +12,7 @@ use crate::model::{
 
 use super::build;
 use super::ends::Exit;
+use super::fold::FoldedEvent;
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
 use super::lane::{Context, LaneState};
@@ -48,6 +49,8 @@ pub(super) struct Core {
     pub(super) refusing: bool,
     pub(super) ticked: MonoNs,
     pub(super) queue: Arc<str>,
+    /// The spans whose calls, or some of them, are not seen any more.
+    pub(super) detached: Arc<[Arc<str>]>,
 }
 
 /// A call that begins.
@@ -56,6 +59,8 @@ pub(super) struct Call {
     pub(super) lane: Lane,
     pub(super) tid: Tid,
     pub(super) probe: ProbeId,
+    /// The number of its event.
+    pub(super) number: u32,
     pub(super) slot: FrameAddr,
     pub(super) return_address: ReturnAddr,
     /// The slot whose return ends it.
@@ -83,6 +88,7 @@ impl Stitcher {
             refusing: false,
             ticked: MonoNs(0),
             queue: Arc::from("queue"),
+            detached: Arc::from([]),
         };
         Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
     }
@@ -108,11 +114,17 @@ impl Stitcher {
                 self.end_process(event.lane.pid(), event.time);
                 return;
             }
+            EventBody::GaveUp { probe } => {
+                self.core.gave_up(probe);
+                return;
+            }
             EventBody::Fork { .. } => return,
             EventBody::Enter { .. }
             | EventBody::Exit { .. }
             | EventBody::Jump { .. }
             | EventBody::Unwound { .. }
+            | EventBody::Folded { .. }
+            | EventBody::Asks { .. }
             | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
@@ -133,6 +145,7 @@ impl Stitcher {
                     lane: lane_of,
                     tid,
                     probe,
+                    number: event.sequence,
                     slot: frame,
                     return_address,
                     awaited,
@@ -151,11 +164,19 @@ impl Stitcher {
             EventBody::Unwound { frame, below } => {
                 self.core.unwind(lane, frame, below, event.time);
             }
+            EventBody::Folded { probe, frame, serial, calls } => {
+                let folded = FoldedEvent { probe, slot: frame, number: serial, calls };
+                self.core.folded(lane, event, &folded);
+            }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
                 self.lanes.remove(&event.lane);
             }
-            EventBody::ProcessEnd | EventBody::Exec | EventBody::Fork { .. } => {}
+            EventBody::ProcessEnd
+            | EventBody::Exec
+            | EventBody::Fork { .. }
+            | EventBody::Asks { .. }
+            | EventBody::GaveUp { .. } => {}
         }
     }
 
@@ -261,6 +282,18 @@ impl Core {
             self.stats.lost += lost;
             lane.lost_before_next += lost;
             self.doubt_keys(since);
+        }
+    }
+
+    /// Calls of a function are not seen any more: every trace from now on says so.
+    fn gave_up(&mut self, probe: ProbeId) {
+        let span = self.rules.probes.get(probe.index()).and_then(|probe| probe.span);
+        let Some(span) = span.and_then(|span| self.rules.spans.get(usize::from(span))) else {
+            return;
+        };
+        if !self.detached.contains(&span.name) {
+            let more = [Arc::clone(&span.name)];
+            self.detached = self.detached.iter().chain(&more).map(Arc::clone).collect();
         }
     }
 
@@ -394,10 +427,15 @@ impl Core {
         let Some(mut trace) = self.forget(key) else { return };
         self.stats.not_taken += self.keys.end_trace(key);
         if !trace.sent {
-            self.completed.push(build::finish_whole(*trace));
+            self.completed.push(build::finish_whole(*trace, &self.detached));
         } else if trace.has_unsent() {
             self.stats.late += 1;
-            self.completed.push(build::finish(&mut trace, TraceEnd::Late, MonoNs(0)));
+            self.completed.push(build::finish(
+                &mut trace,
+                TraceEnd::Late,
+                MonoNs(0),
+                &self.detached,
+            ));
         }
     }
 
@@ -412,7 +450,7 @@ impl Core {
         }
         self.stats.incomplete += u64::from(end == TraceEnd::Incomplete);
         self.stats.late += u64::from(end == TraceEnd::Late);
-        self.completed.push(build::finish(trace, end, now));
+        self.completed.push(build::finish(trace, end, now, &self.detached));
     }
 
     fn tick(&mut self, now: MonoNs) {

@@ -33,6 +33,14 @@ pub(super) struct Open {
     pub(super) gone: bool,
     /// Cut out: what hung here has no proven parent.
     cut: bool,
+    /// Of calls that the kernel side added up: those whose ends it saw.
+    pub(super) ended: u64,
+}
+
+impl Open {
+    pub(super) const fn cut(&self) -> bool {
+        self.cut
+    }
 }
 
 /// An unfinished trace.
@@ -45,6 +53,8 @@ pub(super) struct OpenTrace {
     free: Vec<u32>,
     /// Into which span the calls of a name below a parent are folded.
     folds: FxHashMap<(u32, Arc<str>), u32>,
+    /// The spans of calls that the kernel side adds up, by parent and function.
+    pub(super) kernel_folds: FxHashMap<(u32, ProbeId), SpanRef>,
     open: usize,
     /// The latest event that took a key for it.
     latest_take: u64,
@@ -79,6 +89,7 @@ impl OpenTrace {
             spans: Vec::new(),
             free: Vec::new(),
             folds: FxHashMap::default(),
+            kernel_folds: FxHashMap::default(),
             open: 0,
             latest_take: 0,
             root_closed: None,
@@ -126,6 +137,7 @@ impl OpenTrace {
             rests_on,
             gone: false,
             cut: false,
+            ended: 0,
         };
         if let Some(index) = self.free.pop()
             && let Some(slot) = self.spans.get_mut(index as usize)

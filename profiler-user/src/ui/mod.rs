@@ -10,7 +10,7 @@ mod summary;
 mod tree;
 
 pub use format::{count, duration, percent};
-pub use report::{Cost, ExportReport, ProbeHits, RunReport, write_json};
+pub use report::{Cost, ExportReport, ProbeCost, ProbeHits, RunReport, write_json};
 pub use status::{Progress, StatusLine};
 pub use summary::write_summary;
 pub use tree::{TreeStyle, write_tree};

@@ -68,13 +68,38 @@ pub struct ProbeHits {
     pub hits: u64,
 }
 
-/// What it cost.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What it cost. Shares are of the CPU time the target may use: 1 is all of it.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Cost {
     /// How often any site was hit.
     pub hits: u64,
     /// Which share of one core Qprof itself used while it ran.
     pub agent_share: f64,
+    /// CPUs that the target may use.
+    pub cpus: f64,
+    /// By what was measured on this machine; false: by what is assumed.
+    pub calibrated: bool,
+    /// What all hits took from the target; none if it was not looked at.
+    pub target_share: Option<f64>,
+    /// What of it our programs in the kernel ran, if the kernel told.
+    pub bpf_share: Option<f64>,
+    /// By function, the dearest first.
+    pub probes: Vec<ProbeCost>,
+    /// What was detached because it cost too much, with what it cost then.
+    pub detached: Vec<ProbeCost>,
+}
+
+/// What one function cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProbeCost {
+    /// Its span's name, or what else it is probed for.
+    pub span: Arc<str>,
+    /// The function.
+    pub function: Arc<str>,
+    /// Of the CPU time the target may use.
+    pub share: f64,
+    /// Calls a second.
+    pub rate: f64,
 }
 
 impl RunReport {
@@ -121,7 +146,7 @@ struct Json<'a> {
     file: Option<Export<'a>>,
     silent: Vec<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cost: Option<CostJson>,
+    cost: Option<CostJson<'a>>,
 }
 
 #[derive(Serialize)]
@@ -154,9 +179,46 @@ struct Export<'a> {
 }
 
 #[derive(Serialize)]
-struct CostJson {
+struct CostJson<'a> {
     hits: u64,
     agent_core_share: f64,
+    cpus: f64,
+    calibrated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    target_share: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bpf_share: Option<f64>,
+    probes: Vec<ProbeCostJson<'a>>,
+    detached: Vec<ProbeCostJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ProbeCostJson<'a> {
+    span: &'a str,
+    function: &'a str,
+    share: f64,
+    calls_per_s: f64,
+}
+
+impl<'a> CostJson<'a> {
+    fn of(cost: &'a Cost) -> Self {
+        let of = |probe: &'a ProbeCost| ProbeCostJson {
+            span: &probe.span,
+            function: &probe.function,
+            share: probe.share,
+            calls_per_s: probe.rate,
+        };
+        Self {
+            hits: cost.hits,
+            agent_core_share: cost.agent_share,
+            cpus: cost.cpus,
+            calibrated: cost.calibrated,
+            target_share: cost.target_share,
+            bpf_share: cost.bpf_share,
+            probes: cost.probes.iter().map(of).collect(),
+            detached: cost.detached.iter().map(of).collect(),
+        }
+    }
 }
 
 impl<'a> Json<'a> {
@@ -192,9 +254,7 @@ impl<'a> Json<'a> {
             export: report.otlp.as_ref().map(Export::of).unwrap_or_default(),
             file: report.file.as_ref().map(Export::of),
             silent: report.silent().map(|probe| &*probe.function).collect(),
-            cost: report
-                .cost
-                .map(|cost| CostJson { hits: cost.hits, agent_core_share: cost.agent_share }),
+            cost: report.cost.as_ref().map(CostJson::of),
         }
     }
 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::time::Duration;
 
-use super::format::{count, duration};
+use super::format::{count, duration, percent};
 use super::line::{Line, Style};
 
 /// Where a run stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Progress {
     /// Since attached.
     pub elapsed: Duration,
@@ -21,6 +21,9 @@ pub struct Progress {
     pub lost: u64,
     /// Spans that were not exported: failed and dropped.
     pub export_failures: u64,
+    /// What the probes take lately, as a share of the CPU time the target may use; none before that
+    /// is known.
+    pub cost: Option<f64>,
 }
 
 /// Draws [`Progress`] over itself, again and again.
@@ -105,6 +108,9 @@ impl StatusLine {
             line.add(format!("  p50 {}", duration(p50)), Style::Green);
             line.add(format!("  p95 {}", duration(p95)), Style::Yellow);
         }
+        if let Some(cost) = progress.cost {
+            line.add(format!("  cost {}", percent(cost)), Style::Plain);
+        }
         let bad = |number: u64| if number == 0 { Style::Dim } else { Style::Red };
         line.add(format!("  lost {}", count(progress.lost)), bad(progress.lost));
         if progress.export_failures > 0 {
@@ -136,8 +142,9 @@ mod tests {
         progress.spans = 9600;
         progress.percentiles = Some((2_140_000, 4_310_000));
         progress.export_failures = 3;
-        let second = drawn(&mut status, &progress, 100);
-        let expected = "\r01:02  1,200 traces  600/s  9,600 spans  p50 2.14 ms  p95 4.31 ms  lost 0  \
+        progress.cost = Some(0.0042);
+        let second = drawn(&mut status, &progress, 120);
+        let expected = "\r01:02  1,200 traces  600/s  9,600 spans  p50 2.14 ms  p95 4.31 ms  cost 0.4%  lost 0  \
                         not exported 3\x1b[K";
         assert_eq!(second, expected);
         assert_eq!(drawn(&mut status, &progress, 20), "\r01:02  1,200 trace…\x1b[K");

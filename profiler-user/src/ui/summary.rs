@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::format::{clean, count, duration, percent, plural};
 use super::line::{Line, Style};
-use super::report::{ExportReport, RunReport};
+use super::report::{Cost, ExportReport, ProbeCost, RunReport};
 use super::tree::{TreeStyle, stage_style, write_tree};
 use crate::analysis::Histogram;
 
@@ -12,6 +12,8 @@ use crate::analysis::Histogram;
 const MAX_SPANS: usize = 40;
 /// Silent probes are named up to this many.
 const MAX_SILENT: usize = 12;
+/// So many of the dearest functions are named.
+const DEAREST: usize = 4;
 /// Where the text of a fact begins.
 const LABEL: usize = 12;
 
@@ -177,10 +179,34 @@ fn facts(text: &mut Text<'_>, report: &RunReport) -> fmt::Result {
             exported(text, label, export)?;
         }
     }
-    if let Some(cost) = report.cost {
-        let hits = plural(cost.hits, "probe hit");
-        let agent = percent(cost.agent_share);
-        text.fact("cost", &format!("{hits} · qprof itself {agent} of one core"), Style::Plain)?;
+    report.cost.as_ref().map_or(Ok(()), |cost| spent(text, cost))
+}
+
+fn spent(text: &mut Text<'_>, cost: &Cost) -> fmt::Result {
+    let mut told = Vec::new();
+    if let Some(share) = cost.target_share {
+        let cpus = format!("{:.3}", cost.cpus);
+        let cpus = cpus.trim_end_matches('0').trim_end_matches('.');
+        let assumed = if cost.calibrated { "" } else { ", by assumed costs" };
+        let programs = cost.bpf_share.map(|bpf| format!(", {} in programs", percent(bpf)));
+        told.push(format!(
+            "{} of the {cpus} CPUs the target may use{}{assumed}",
+            percent(share),
+            programs.unwrap_or_default()
+        ));
+    }
+    told.push(plural(cost.hits, "probe hit"));
+    told.push(format!("qprof itself {} of one core", percent(cost.agent_share)));
+    text.fact("cost", &told.join(" · "), Style::Plain)?;
+    let of = |probe: &ProbeCost| format!("{} {}", probe.span, percent(probe.share));
+    let dearest: Vec<String> = cost.probes.iter().take(DEAREST).map(of).collect();
+    if !dearest.is_empty() {
+        text.fact("dearest", &dearest.join(" · "), Style::Plain)?;
+    }
+    for probe in &cost.detached {
+        let ProbeCost { span, function, share, rate } = probe;
+        let told = format!("{span} ({function}) at {}, {rate:.0} calls/s", percent(*share));
+        text.fact("detached", &told, Style::Yellow)?;
     }
     Ok(())
 }

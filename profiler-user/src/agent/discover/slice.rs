@@ -140,6 +140,9 @@ impl<'a> Slicer<'a> {
                     }
                     EventBody::Jump { .. }
                     | EventBody::Unwound { .. }
+                    | EventBody::Folded { .. }
+                    | EventBody::Asks { .. }
+                    | EventBody::GaveUp { .. }
                     | EventBody::LaneEnd
                     | EventBody::ProcessEnd
                     | EventBody::Fork { .. }
@@ -289,6 +292,8 @@ fn ask(
         system: Arc::from(""),
         operation: None,
         required: false,
+        only_in_trace: false,
+        fold: false,
         line: 0,
     });
     of_spans.push(found.clone());

@@ -29,7 +29,7 @@ const BATCH: usize = 256;
 /// How long after its loader has spoken a process's mappings are looked at: it speaks before it
 /// maps, too.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How often it is looked whether something is not needed any more.
+/// How often it is looked whether landings are hit for nothing.
 const REVIEW: Duration = Duration::from_millis(500);
 /// Questions that are remembered to have been asked.
 const ASKED: usize = 131_072;
@@ -89,6 +89,8 @@ pub(super) struct Landings {
     /// Those that stand, for whom.
     standing: FxHashSet<(Option<Pid>, LandingId)>,
     counts: Vec<LandingCount>,
+    /// The same, as seen when it was last looked for those that nobody needs any more.
+    idle_counts: Vec<LandingCount>,
     calls: Vec<Calls>,
     /// By probe: the one that stands for all that end at each other's exit sites.
     groups: Vec<ProbeId>,
@@ -122,6 +124,7 @@ impl Landings {
             places: vec![(nowhere, CostClass::Emulated)],
             standing: FxHashSet::default(),
             counts: Vec::new(),
+            idle_counts: Vec::new(),
             calls: Vec::new(),
             groups: Vec::new(),
             retired: FxHashSet::default(),
@@ -237,8 +240,9 @@ impl Landings {
     /// Looks at an event: what a call says of its end.
     pub(super) fn event(&mut self, event: &Event, attached: &mut Attached) {
         let pid = event.lane.pid();
-        let (probe, ahead) = match event.body {
-            EventBody::Enter { probe, ahead, .. } => (probe, ahead),
+        let (wanted, address) = match event.body {
+            EventBody::Enter { ahead: Ahead::Wanted(wanted, address), .. }
+            | EventBody::Asks { wanted, address, .. } => (wanted, address),
             EventBody::Fork { child } => {
                 // It may have ended before anything of it is read.
                 if let Some(space) = self.space_of(pid, attached) {
@@ -252,15 +256,7 @@ impl Landings {
             }
             _ => return,
         };
-        let Some(calls) = self.calls.get_mut(probe.index()) else { return };
-        match ahead {
-            Ahead::Landing(_) => calls.ends_with(),
-            Ahead::Nothing => calls.ends_without(),
-            Ahead::Wanted(wanted, address) => {
-                calls.ends_without();
-                self.ask(pid, address, wanted, attached);
-            }
-        }
+        self.ask(pid, address, wanted, attached);
     }
 
     /// The address space of a process, which may have ended.
@@ -362,7 +358,7 @@ impl Landings {
         let now = Instant::now();
         if now - self.reviewed >= REVIEW {
             self.reviewed = now;
-            self.review(now, attached)?;
+            self.weigh_landings(attached)?;
         }
         Ok(())
     }

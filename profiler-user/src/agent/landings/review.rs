@@ -7,29 +7,104 @@ use profiler_common::{LandingCount, LandingId, ProbeId, Return};
 use rustc_hash::FxHashSet;
 
 use super::Landings;
-use crate::attach::{AttachError, Attached};
-use crate::model::Wanted;
-use crate::plan::CostClass;
+use crate::attach::{AttachError, Attached, KernelCounts};
+use crate::model::{ReturnAddr, Wanted};
+use crate::plan::{CostClass, Costs};
 
 /// For so long the exit sites that several functions share wait for those that are never called.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// So many calls whose ends are not seen bring the exit sites of a function back.
-const MISSED: u32 = 64;
+const MISSED: u64 = 64;
 /// A landing that was hit less often since it was last looked at is not worth a thought.
 const FEW: u64 = 2_000;
+/// The same where a probe was just silenced.
+const IDLE: u64 = 100;
 /// How much dearer than an emulated instruction a single-stepped one is: 3 on bare metal, 14 to 30
 /// in virtual machines.
 const DEARER: u64 = 14;
 
 impl Landings {
-    pub(super) fn review(
+    /// Looks at what the kernel side has counted: exit sites that are not needed go, those that are
+    /// come back.
+    pub(in crate::agent) fn counted(
         &mut self,
+        counts: &KernelCounts,
         now: Instant,
         attached: &mut Attached,
     ) -> Result<(), AttachError> {
+        for (index, calls) in self.calls.iter_mut().enumerate() {
+            calls.look(counts.of(ProbeId(index as u16)), now);
+        }
         self.wake_exits(attached)?;
-        self.retire_exits(now, attached)?;
-        self.weigh_landings(attached)
+        self.retire_exits(now, attached)
+    }
+
+    /// Removes the exit sites of functions whose calls are not to be seen any more, as far as no other
+    /// function ends there.
+    pub(in crate::agent) fn forsake(
+        &mut self,
+        silenced: &FxHashSet<ProbeId>,
+        attached: &mut Attached,
+    ) -> Result<(), AttachError> {
+        let group = |probe: &ProbeId| self.groups.get(probe.index()).copied();
+        let needed: FxHashSet<ProbeId> = (0..self.groups.len() as u16)
+            .map(ProbeId)
+            .filter(|probe| !silenced.contains(probe) && !self.retired.contains(probe))
+            .filter_map(|probe| group(&probe))
+            .collect();
+        let goes = |probe: &&ProbeId| group(probe).is_some_and(|group| !needed.contains(&group));
+        let going: Vec<ProbeId> = silenced.iter().filter(goes).copied().collect();
+        let going: Vec<ProbeId> =
+            going.into_iter().filter(|probe| !self.retired.contains(probe)).collect();
+        self.kept.retain(|probe| !silenced.contains(probe));
+        self.retire(&going);
+        attached.retire_rets(|probe| !self.retired.contains(&probe))
+    }
+
+    /// Removes landings that nobody has come to since they were looked at last, though others came by:
+    /// whoever awaits one again asks again.
+    pub(in crate::agent) fn drop_idle(
+        &mut self,
+        attached: &mut Attached,
+    ) -> Result<(), AttachError> {
+        let counts = attached.landing_counts(self.places.len())?;
+        self.idle_counts.resize(counts.len(), LandingCount::default());
+        let mut idle: FxHashSet<LandingId> = FxHashSet::default();
+        for (index, (now, before)) in counts.iter().zip(&self.idle_counts).enumerate() {
+            if now.matched == before.matched && now.hits > before.hits + IDLE {
+                idle.insert(LandingId(index as u16));
+            }
+        }
+        self.idle_counts = counts;
+        if idle.is_empty() {
+            return Ok(());
+        }
+        let mut forgotten: FxHashSet<(u64, ReturnAddr)> = FxHashSet::default();
+        self.known.retain(|key, known| {
+            let goes = idle.contains(&known.told.landing) || idle.contains(&known.told.point);
+            if goes {
+                attached.unlearn(key.0, key.1);
+                forgotten.insert(*key);
+            }
+            !goes
+        });
+        self.asked.retain(|(space, address, _)| !forgotten.contains(&(*space, *address)));
+        self.stats.dropped += idle.len() as u64;
+        self.standing.retain(|(_, id)| !idle.contains(id));
+        attached.retire_landings(|id| !idle.contains(&id))
+    }
+
+    /// What hits of landings have cost that no one function's calls can be charged with: those that
+    /// awaited none, and what the dear ones cost more than the others. As of the last review,
+    /// nanoseconds.
+    pub(in crate::agent) fn unmatched_ns(&self, costs: &Costs) -> f64 {
+        let emulated = costs.trap_of(CostClass::Emulated);
+        let of = |(count, (_, class)): (&LandingCount, &(_, CostClass))| {
+            let dearer = costs.trap_of(*class) - emulated;
+            let unmatched = count.hits.saturating_sub(count.matched) as f64;
+            unmatched * (costs.unmatched_landing + dearer) + count.matched as f64 * dearer
+        };
+        self.counts.iter().zip(&self.places).map(of).sum()
     }
 
     /// Removes the exit sites of functions whose calls have all come back to landings for a while.
@@ -56,14 +131,18 @@ impl Landings {
         if settled.is_empty() {
             return Ok(());
         }
-        self.stats.retired += settled.len() as u64;
-        for probe in &settled {
+        self.retire(&settled);
+        attached.retire_rets(|probe| !self.retired.contains(&probe))
+    }
+
+    fn retire(&mut self, probes: &[ProbeId]) {
+        self.stats.retired += probes.len() as u64;
+        for probe in probes {
             if let Some(calls) = self.calls.get_mut(probe.index()) {
                 calls.missed = 0;
             }
         }
-        self.retired.extend(settled);
-        attached.retire_rets(|probe| !self.retired.contains(&probe))
+        self.retired.extend(probes);
     }
 
     /// Brings back the exit sites of functions that turn out to need them: for good.
@@ -90,7 +169,7 @@ impl Landings {
     }
 
     /// Moves landings that are run into for nothing to where only their own calls come by.
-    fn weigh_landings(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
+    pub(super) fn weigh_landings(&mut self, attached: &mut Attached) -> Result<(), AttachError> {
         let counts = attached.landing_counts(self.places.len())?;
         let mut wasteful: FxHashSet<LandingId> = FxHashSet::default();
         self.counts.resize(counts.len(), LandingCount::default());

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::Diagnostic;
+use crate::units::Budget;
 
 pub use parse::{load_settings, parse_settings};
 
@@ -35,6 +36,8 @@ pub struct Settings {
     pub grace: Option<Duration>,
     /// How long to run.
     pub duration: Option<Duration>,
+    /// What the probes may cost.
+    pub budget: Option<Budget>,
     /// Export over OTLP; none: the file does not ask for it.
     pub otlp: Option<OtlpSettings>,
     /// What else comes out.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::super::error::{Diagnostic, MapError, Source};
 use super::super::load::{names_a_file, read};
-use super::super::parse::unknown;
 use super::super::raw::At;
 use super::raw::{
     OneOrMany, RawCompression, RawHeaders, RawOtlp, RawOutput, RawPrint, RawProtocol, RawSettings,
@@ -65,6 +64,7 @@ impl File<'_> {
             max_functions,
             grace,
             duration,
+            budget,
             target,
             otlp,
             output,
@@ -86,6 +86,7 @@ impl File<'_> {
             max_functions: self.optional(max_functions.as_ref(), |at| self.count(at))?,
             grace: self.time(grace.as_ref())?,
             duration: self.time(duration.as_ref())?,
+            budget: self.optional(budget.as_ref(), |at| self.unit(at, units::budget))?,
             otlp: otlp.map(|otlp| self.otlp(otlp)).transpose()?,
             output: self.output(&output)?,
         })
@@ -299,13 +300,6 @@ impl File<'_> {
     fn toml_error(&self, error: &toml::de::Error) -> SettingsError {
         let span = error.span().unwrap_or(0..0);
         let message = error.message();
-        if let Some((_, "budget", _)) = unknown(message) {
-            return self.error(
-                span,
-                "`budget` is not available in this version",
-                "remove it; `qprof check` shows what the probes of a map cost",
-            );
-        }
         if let Some(diagnostic) = self.source.unknown(error) {
             return SettingsError::Invalid(Box::new(diagnostic));
         }

@@ -35,6 +35,9 @@ pub(super) struct RawSettings {
     pub(super) grace: Option<At<String>>,
     /// Stop after this long. Default: at Ctrl-C, or when the target ends.
     pub(super) duration: Option<At<String>>,
+    /// What the probes may cost, as a share of the CPU time the target may use: "2%", or "off".
+    /// Default 2%.
+    pub(super) budget: Option<At<String>>,
     /// Which processes.
     #[serde(default)]
     pub(super) target: RawTarget,

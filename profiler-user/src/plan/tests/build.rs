@@ -30,6 +30,8 @@ fn span(name: &str) -> SpanDecl {
         system: "sys".into(),
         operation: None,
         required: false,
+        only_in_trace: false,
+        fold: false,
         line: 7,
     }
 }

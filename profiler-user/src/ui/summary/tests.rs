@@ -35,7 +35,7 @@ fn report() -> RunReport {
             to: "http://127.0.0.1:4317".to_owned(),
             stats: ExportStats { sent: 2999, failed: 0, dropped: 1, last_error: None },
         }),
-        cost: Some(Cost { hits: 12_000, agent_share: 0.0042 }),
+        cost: Some(Cost { hits: 12_000, agent_share: 0.0042, ..Cost::default() }),
         probes: vec![
             probe("milvus::Search", Some("search_request"), 1000),
             probe("milvus::Delete", Some("delete_request"), 0),

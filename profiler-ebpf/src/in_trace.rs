@@ -1,0 +1,63 @@
+//! Whether a lane is in a trace: a call that begins one, or takes work of one, is open.
+//!
+//! Where that cannot be told a lane is taken to be in one: recording too much costs, recording too
+//! little would lie.
+
+use crate::lane::NEAR;
+use crate::maps::{Awaited, LaneState, TRACES};
+
+/// A call that begins or takes a trace has begun; what to remember of it.
+#[inline(always)]
+pub(crate) fn open(lane: &mut LaneState, slot: u64) -> u16 {
+    close(lane, slot);
+    let mut free = TRACES;
+    for place in 0..TRACES {
+        let outer = lane.traces[place];
+        if outer == 0 {
+            free = place;
+        } else if outer > slot && outer - slot <= NEAR {
+            // It ends before that one does.
+            return 0;
+        }
+    }
+    for place in 0..TRACES {
+        if place == free {
+            lane.traces[place] = slot;
+            return Awaited::OPENS_TRACE;
+        }
+    }
+    lane.more_traces += 1;
+    Awaited::MORE_TRACES
+}
+
+/// Calls on this stack whose slots are not above are gone.
+#[inline(always)]
+pub(crate) fn close(lane: &mut LaneState, slot: u64) {
+    for trace in &mut lane.traces {
+        if *trace != 0 && *trace <= slot && slot - *trace <= NEAR {
+            *trace = 0;
+        }
+    }
+}
+
+/// An open call has ended; `flags` are those of what was remembered.
+#[inline(always)]
+pub(crate) fn ended(lane: &mut LaneState, slot: u64, flags: u16) {
+    if flags & Awaited::OPENS_TRACE != 0 {
+        close(lane, slot);
+    }
+    if flags & Awaited::MORE_TRACES != 0 {
+        lane.more_traces = lane.more_traces.saturating_sub(1);
+    }
+}
+
+/// Whether the lane is in a trace, at a call with this slot.
+#[inline(always)]
+pub(crate) fn is_open(lane: &mut LaneState, slot: u64) -> bool {
+    close(lane, slot);
+    let mut open = lane.more_traces != 0;
+    for trace in &lane.traces {
+        open |= *trace != 0;
+    }
+    open
+}
