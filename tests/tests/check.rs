@@ -5,13 +5,19 @@ use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use profiler_tests::duckdb::DuckDb;
-use profiler_tests::environment::can_probe;
+use profiler_tests::environment::{self, can_probe, scratch};
 use profiler_tests::planned::compare;
-use profiler_tests::qprof::{check_code, verb};
+use profiler_tests::postgres::Postgres;
+use profiler_tests::process::{Finished, run};
+use profiler_tests::qprof::{Run, check_code, verb};
 use profiler_tests::symbol_map;
+use profiler_tests::timeout::PATIENCE;
 use profiler_tests::witness::{Claim, Frames, Tally, Witness};
 use qprof::model::{Pid, VirtAddr};
 use qprof::symbols::{Function, SymbolSet};
@@ -192,6 +198,131 @@ fn a_map_of_300_functions_explains_itself() -> Result<()> {
     }
     ensure!(text.stdout.contains("\n  value  "), "no word on the value: {}", text.stdout);
     Ok(())
+}
+
+/// `check` of a process by a map, with what is known of the kernel in a directory of its own.
+struct Check {
+    pid: String,
+    map: String,
+    cache: PathBuf,
+}
+
+impl Check {
+    fn of(&self, more: &[&str]) -> Result<Finished> {
+        let mut command = Command::new(environment::qprof()?);
+        command.args(["check", "-p", &self.pid, "-m", &self.map]).args(more);
+        command.env("QPROF_CACHE_DIR", &self.cache);
+        run("check", command, PATIENCE)
+    }
+
+    fn text(&self, more: &[&str]) -> Result<String> {
+        let answer = self.of(more)?;
+        check_code(&answer, 0)?;
+        Ok(answer.stdout)
+    }
+
+    /// The report, and what it says of `ExecSeqScan`.
+    fn report(&self, more: &[&str]) -> Result<(Value, Value)> {
+        let report: Value = serde_json::from_str(&self.text(&[more, &["--json"]].concat())?)?;
+        let probes = list(&report, "probes")?.iter();
+        let mut scans = probes.filter(|probe| probe["span"] == "ExecSeqScan");
+        let scan = scans.next().with_context(|| format!("no ExecSeqScan in {report}"))?;
+        Ok((report.clone(), scan["cost"].clone()))
+    }
+}
+
+/// The share that follows from a report's own numbers.
+fn share(report: &Value, cost: &Value) -> Result<f64> {
+    let float = |value: &Value| value.as_f64().with_context(|| format!("no number in {cost}"));
+    let cpus = float(&report["cost"]["cpus"])?;
+    Ok(float(&cost["rate"])? * float(&cost["call_ns"])? / 1e9 / cpus)
+}
+
+/// What a function called once a row would cost is told before anything is attached to it.
+#[test]
+fn a_function_called_once_a_row_has_its_price() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let mut server = Postgres::start()?;
+    let mut session = server.session()?;
+    let map = symbol_map::file(&symbol_map::of(&["standard_ExecutorRun"], &["ExecSeqScan"], ""))?;
+    let cache = scratch("check")?.join("cache");
+    let check = Check {
+        pid: session.pid().to_string(),
+        map: map.to_string_lossy().into_owned(),
+        cache: cache.clone(),
+    };
+
+    // Nothing was measured here yet, nothing is known of rates, and nothing is attached.
+    let text = check.text(&[])?;
+    let block = text.split("\n\n").find(|block| block.starts_with("ExecSeqScan  "));
+    let block = block.with_context(|| format!("no block of ExecSeqScan in {text}"))?;
+    ensure!(block.contains("\n  cost   ") && block.contains(" a call: enter "), "{block}");
+    for said in ["nothing is attached", "qprof doctor", "--observe", "dearest first"] {
+        ensure!(text.contains(said), "no {said} in {text}");
+    }
+    let (report, cost) = check.report(&[])?;
+    ensure!(cost["calibrated"] == false && report["cost"]["calibrated"] == false, "{report}");
+    ensure!(cost["rate"].is_null() && cost["share"].is_null(), "{cost}");
+    ensure!(report["cost"]["share"].is_null() && report["cost"]["observed"].is_null(), "{report}");
+    let [enter, exit, call] =
+        ["enter_ns", "exit_ns", "call_ns"].map(|key| cost[key].as_u64().unwrap_or(0));
+    ensure!(enter > 0 && exit > 0 && call == enter + exit, "{cost}");
+    ensure!(!cache.exists(), "check has tried something");
+
+    let (report, cost) = check.report(&["--rate", "ExecSeqScan=1e6"])?;
+    ensure!(cost["rate"] == 1e6, "{cost}");
+    let told = cost["share"].as_f64().context("no share")?;
+    ensure!((told - share(&report, &cost)?).abs() < 1e-6, "{report}");
+    ensure!(report["cost"]["share"] == cost["share"], "only its own is known: {report}");
+    let (_, cost) = check.report(&["--rate", "2k", "--rate", "Exec*Scan=5", "--rate", "1k"])?;
+    ensure!(cost["rate"] == 5.0, "what names it counts: {cost}");
+
+    for (rate, said) in [
+        ("ExecSeqScn=5", "like it: ExecSeqScan"),
+        ("ExecSeqScan=often", "`often` is no number of calls a second"),
+        ("-5", "-5"),
+        ("=5", "names no function"),
+    ] {
+        let answer = check.of(&[&format!("--rate={rate}")])?;
+        check_code(&answer, 2)?;
+        ensure!(answer.stderr.contains(said), "{rate}: {}", answer.stderr);
+    }
+
+    // Counted while queries run.
+    let done = AtomicBool::new(false);
+    let (report, cost) = thread::scope(|scope| -> Result<_> {
+        let queries = scope.spawn(|| -> Result<()> {
+            while !done.load(Ordering::Relaxed) {
+                session.simple("select count(*) from numbers")?.rows()?;
+            }
+            Ok(())
+        });
+        let seen = check.report(&["--observe", "1s"]);
+        done.store(true, Ordering::Relaxed);
+        queries.join().map_err(|_panic| anyhow!("the queries panicked"))??;
+        seen
+    })?;
+    let observed = &report["cost"]["observed"];
+    ensure!(observed["functions"] == 2, "{report}");
+    ensure!(observed["attached_seconds"].as_f64() > Some(0.0), "{report}");
+    ensure!(cost["rate"].as_f64() > Some(0.0), "no call was seen: {report}");
+    let told = cost["share"].as_f64().context("no share")?;
+    ensure!((told - share(&report, &cost)?).abs() < 1e-6, "{report}");
+    ensure!(cost["calibrated"] == true, "what is attached is calibrated first: {report}");
+
+    // `run` says the same before it attaches.
+    let running = Run::on(session.pid())?.map(&map);
+    let running = running.env("QPROF_CACHE_DIR", &cache.to_string_lossy()).start()?;
+    session.simple("select count(*) from numbers where id < 10")?.rows()?;
+    let done = running.stop()?;
+    done.check_ok()?;
+    let stderr = &done.finished.stderr;
+    let line = |begin: &str| stderr.lines().position(|line| line.starts_with(begin));
+    ensure!(line("cost: ").is_some() && line("cost: ") < line("attached: "), "{stderr}");
+    ensure!(stderr.contains("ExecSeqScan "), "{stderr}");
+    server.check_unharmed()
 }
 
 /// A few thousand functions of a large library, and every call in them.

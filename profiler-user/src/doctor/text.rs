@@ -90,12 +90,10 @@ fn alike<'a>(forms: impl Iterator<Item = &'a FormResult>) -> Vec<(String, String
 
 fn costs(calibration: &Calibration, costs: &Costs, line: &mut impl FnMut(&str, &str)) {
     let [optimised, emulated, stepped] = costs.trap;
-    let quick = if calibration.quick { "; measured quickly, --again takes its time" } else { "" };
     line(
         "  cost of a trap",
         &format!(
-            "{optimised:.0} ns optimised, {emulated:.0} ns emulated, {stepped:.0} ns \
-             single-stepped{quick}"
+            "{optimised:.0} ns optimised, {emulated:.0} ns emulated, {stepped:.0} ns single-stepped"
         ),
     );
     let rows = [
