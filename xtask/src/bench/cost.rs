@@ -57,7 +57,7 @@ impl Prediction {
         let mut check = Command::new(&build.program);
         check.args(["check", "--json", "--max-functions", "4096", "-m", map, "-p", &pid]);
         let plan = Json::parse(&stdout_of(&mut check)?)?;
-        let planned = planned(build, &plan)?;
+        let planned = planned(&plan)?;
         let sites: Vec<_> = planned
             .iter()
             .flat_map(|function| function.offsets.iter().map(|&at| (function.path.as_path(), at)))
@@ -81,25 +81,7 @@ impl Prediction {
     }
 }
 
-/// From the calibration alone, where `check` does not say it.
-fn derived(doctor: &Json, function: &Json) -> Result<f64> {
-    let trap = |form: &str| {
-        let traps = doctor.list("probes.calibration.traps");
-        let found = traps.iter().find(|trap| trap.text("form") == Some(form));
-        found.context("not calibrated").and_then(|trap| trap.number("ns"))
-    };
-    let event = doctor.list("probes.calibration.events").first().context("not calibrated")?;
-    let enter = match function.list("sites").first().and_then(|site| site.text("cost")) {
-        Some("optimised") => trap("nop5")?,
-        Some("emulated") => trap("push")?,
-        _ => trap("stepped")?,
-    };
-    Ok(enter + trap("jcc_short")? + 2.0 * event.number("ns")?)
-}
-
-fn planned(build: &Build, plan: &Json) -> Result<Vec<Planned>> {
-    let doctor = stdout_of(Command::new(&build.program).args(["doctor", "--json"]))?;
-    let doctor = Json::parse(&doctor)?;
+fn planned(plan: &Json) -> Result<Vec<Planned>> {
     let mut planned = Vec::new();
     // The witnesses are no functions of the map, and run when an exception is caught.
     for function in plan.list("probes").iter().filter(|probe| probe.text("span").is_some()) {
@@ -113,7 +95,7 @@ fn planned(build: &Build, plan: &Json) -> Result<Vec<Planned>> {
             name: text("function")?,
             path: text("path")?.into(),
             offsets: enters.map(offset).collect::<Result<_>>()?,
-            call_ns: function.number("cost.call_ns").or_else(|_| derived(&doctor, function))?,
+            call_ns: function.number("cost.call_ns")?,
         });
     }
     if planned.is_empty() {
@@ -243,11 +225,10 @@ mod tests {
             {"span": "a", "function": "f", "path": "/x", "cost": {"call_ns": 1700},
              "sites": [{"role": "enter", "offset": 16}, {"role": "ret", "offset": 32}]},
             {"span": null, "function": "g", "path": "/y", "sites": []}]}"#;
-        let build = Build { program: "qprof".into(), lands: true, budgets: true };
-        let planned = planned(&build, &Json::parse(plan).unwrap()).unwrap();
+        let planned = planned(&Json::parse(plan).unwrap()).unwrap();
         assert_eq!(planned.len(), 1);
         assert_eq!(planned[0].offsets, [16]);
         assert!((planned[0].call_ns - 1700.0).abs() < 1e-9);
-        assert!(super::planned(&build, &Json::parse("{}").unwrap()).is_err());
+        assert!(super::planned(&Json::parse("{}").unwrap()).is_err());
     }
 }

@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -16,9 +17,12 @@ use crate::venv::MilvusVenv;
 
 const COLLECTION: &str = "bench";
 const ROWS: u32 = 20_000;
-/// Queries before something is measured, so that return addresses are learned, and then.
+/// Queries before something is measured, and then.
 pub(super) const WARM: u32 = 20;
-pub(super) const QUERIES: u32 = 100;
+const QUERIES: u32 = 100;
+/// For so long Qprof sees queries before it is measured. Return addresses it learns at once; that a
+/// landing is run into for nothing, and which one would do instead, takes it some seconds of them.
+const LEARNING: Duration = Duration::from_secs(6);
 
 /// Where the servers are installed.
 #[derive(Debug)]
@@ -126,18 +130,23 @@ impl Server {
         self.client.ask(&queries.to_string()).map(drop)
     }
 
-    /// CPU milliseconds of the server for a query.
+    /// CPU milliseconds of the server for a query, and how many queries went into finding out.
     ///
     /// # Errors
     /// When it has ended.
-    pub(super) fn measure(&mut self, tracer: Tracer) -> Result<f64> {
-        sys::check_stop()?;
-        self.ask(WARM)?;
-        std::thread::sleep(tracer.settling());
+    pub(super) fn measure(&mut self, tracer: Tracer) -> Result<(f64, u32)> {
+        let mut asked = 0;
+        let begin = Instant::now();
+        while asked == 0 || (tracer == Tracer::Qprof && begin.elapsed() < LEARNING) {
+            sys::check_stop()?;
+            self.ask(WARM)?;
+            asked += WARM;
+            std::thread::sleep(Tracer::Off.settling());
+        }
         let before = sys::cpu_time(self.pid)?;
         self.ask(QUERIES)?;
         let used = sys::cpu_time(self.pid)?.saturating_sub(before);
-        Ok(used.as_secs_f64() * 1e3 / f64::from(QUERIES))
+        Ok((used.as_secs_f64() * 1e3 / f64::from(QUERIES), asked + QUERIES))
     }
 
     /// Ends it.

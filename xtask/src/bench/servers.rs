@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::cost::{self, Prediction};
 use super::curve::{Curve, Point};
-use super::engine::{Installed, QUERIES, Server, WARM};
+use super::engine::{Installed, Server};
 use super::functions::Functions;
 use super::goal::Goal;
 use super::median;
@@ -18,7 +18,7 @@ use super::tracer::{Bpftrace, Build, Run, Tracer};
 use crate::cache::Scratch;
 use crate::cli::Context;
 use crate::command;
-use crate::{say, sys};
+use crate::say;
 
 /// How many functions are probed; more steps where bpftrace attaches to most, for the curve.
 const SIZES: [usize; 3] = [20, 200, 1000];
@@ -183,24 +183,24 @@ impl Bench<'_> {
                     server.name, self.rounds
                 ),
             );
-            let before = server.measure(Tracer::Off)?;
+            let (before, _) = server.measure(Tracer::Off)?;
             let mut taken = Vec::new();
             for &tracer in self.build.variants() {
                 let words = ["--max-functions", "4096"];
                 let (map, scratch) = (set.map.as_ref(), self.scratch.path());
                 let run = Run::start(self.build, tracer, server.pid, map, scratch, &words)?;
-                let ms = server.measure(tracer)?;
-                taken.push((tracer, ms, run.finish()?));
+                let (ms, queries) = server.measure(tracer)?;
+                taken.push((tracer, ms, queries, run.finish()?));
             }
             // Half of it from before and half from behind: what drifts falls out.
-            let base = f64::midpoint(before, server.measure(Tracer::Off)?);
+            let base = f64::midpoint(before, server.measure(Tracer::Off)?.0);
             offs.push(base);
-            for (tracer, ms, outcome) in taken {
+            for (tracer, ms, queries, outcome) in taken {
                 let cost = if tracer == Tracer::Qprof { &mut qprof } else { &mut ret };
                 cost.take(ms, base);
                 cost.lost += outcome.lost;
                 cost.landed = outcome.landed;
-                cost.events = outcome.events / f64::from(WARM + QUERIES);
+                cost.events = outcome.events / f64::from(queries);
             }
         }
         let bpftrace = if let Some(why) = &self.too_many {
@@ -233,7 +233,7 @@ impl Bench<'_> {
             .map(|(object, symbol)| format!("uprobe:{}:{symbol}", object.display()))
             .collect();
         let script = format!("{} {{ @at[tid] = nsecs; }}", probes.join(", "));
-        let before = server.measure(Tracer::Off)?;
+        let (before, _) = server.measure(Tracer::Off)?;
         let Some(attached) =
             Bpftrace::start(self.scratch.path(), &script, server.pid, BPFTRACE_LIMIT)?
         else {
@@ -243,9 +243,9 @@ impl Bench<'_> {
         let taken = (0..self.rounds).map(|_| server.measure(Tracer::Bpftrace));
         let taken = taken.collect::<Result<Vec<_>>>()?;
         drop(attached);
-        let base = f64::midpoint(before, server.measure(Tracer::Off)?);
+        let base = f64::midpoint(before, server.measure(Tracer::Off)?.0);
         let mut cost = Cost::default();
-        for ms in taken {
+        for (ms, _) in taken {
             cost.take(ms, base);
         }
         Ok(Some(cost))
