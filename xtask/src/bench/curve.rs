@@ -1,6 +1,9 @@
 //! The cost of a query against the number of probed functions, as a plot.
 
+use std::time::Duration;
+
 use super::svg::{Line, Plot};
+use crate::say;
 
 /// Ratios of a query's CPU time to that without a probe.
 #[derive(Debug, Clone, Copy)]
@@ -17,6 +20,8 @@ pub(super) struct Point {
 pub(super) struct Curve {
     pub(super) server: &'static str,
     pub(super) rounds: usize,
+    /// What bpftrace was given to attach.
+    pub(super) limit: Duration,
     /// By ascending number of functions.
     pub(super) points: Vec<Point>,
 }
@@ -31,7 +36,8 @@ impl Curve {
                 .filter_map(|point| of(point).map(|ratio| (point.functions as f64, ratio)));
             let points: Vec<_> = std::iter::once((0.0, 1.0)).chain(measured).collect();
             let whole = points.len() == self.points.len() + 1;
-            let ends = (!whole).then(|| "did not attach to more in time".to_owned());
+            let limit = say::seconds(self.limit);
+            let ends = (!whole).then(|| format!("did not attach to more within {limit}"));
             Line { name: name.to_owned(), points, ends }
         };
         let mut lines = vec![
@@ -39,14 +45,14 @@ impl Curve {
             line("Qprof", &|point| Some(point.qprof)),
         ];
         if self.points.iter().any(|point| point.ret.is_some()) {
-            lines.push(line("Qprof, `ret` traps", &|point| point.ret));
+            lines.push(line("Qprof with ret traps", &|point| point.ret));
         }
         lines.push(line("bpftrace, entries only", &|point| point.bpftrace));
         let ticks = self.points.iter().map(|point| point.functions as f64);
         Plot {
             title: format!("CPU time of a query against probed functions, {}", self.server),
             x: "probed functions (logarithmic)".to_owned(),
-            y: "CPU time of a query, nothing attached = 1×".to_owned(),
+            y: "CPU time, nothing attached = 1×".to_owned(),
             caption: format!("{machine}; medians of {} rounds in turn", self.rounds),
             ticks: std::iter::once(0.0).chain(ticks).collect(),
             lines,
@@ -63,9 +69,10 @@ mod tests {
     fn a_line_stops_where_nothing_was_measured() {
         let point = |functions, bpftrace| Point { functions, qprof: 1.2, ret: Some(2.0), bpftrace };
         let points = vec![point(10, Some(1.1)), point(100, None)];
-        let svg = Curve { server: "DuckDB", rounds: 3, points }.svg("a CPU, 2 cores");
+        let svg = Curve { server: "DuckDB", rounds: 3, limit: Duration::from_secs(20), points };
+        let svg = svg.svg("a CPU, 2 cores");
         assert_eq!(svg.matches("<polyline").count(), 4);
-        assert_eq!(svg.matches("did not attach to more in time").count(), 1);
+        assert_eq!(svg.matches("did not attach to more within 20.0 s").count(), 1);
         assert!(svg.contains("a CPU, 2 cores; medians of 3 rounds in turn"));
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn run(
 
     let costs: Vec<cost::Row> = rows.iter().map(Row::cost).collect();
     let (cost, goals) = cost::section(&costs, rounds);
-    let curve = Curve { server: "DuckDB", rounds, points };
+    let curve = Curve { server: "DuckDB", rounds, limit: BPFTRACE_LIMIT, points };
     Ok(Taken { sections: vec![section(build, &rows, rounds), cost], goals, curve })
 }
 

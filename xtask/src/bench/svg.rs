@@ -14,7 +14,7 @@ const BOTTOM: f64 = 92.0;
 /// What tells the lines apart: a colour of middling lightness, which shows on white and on black,
 /// and for who does not see colours the dashes and the shape of the points.
 const STYLES: [(&str, &str, Shape); 4] = [
-    ("#8b949e", "2 4", Shape::Circle),
+    ("#8b949e", "2 4", Shape::None),
     ("#2f81f7", "none", Shape::Circle),
     ("#d9730d", "8 4", Shape::Square),
     ("#a371f7", "3 3", Shape::Diamond),
@@ -32,6 +32,7 @@ const STYLE: &str = "\
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
+    None,
     Circle,
     Square,
     Diamond,
@@ -215,12 +216,13 @@ fn draw(
         point(out, *place, shape, colour);
     }
     if let (Some(said), Some((x, y))) = (&line.ends, places.last()) {
-        text(out, (x + 10.0, y + 4.5), "dim", "start", " font-size=\"11.5\"", said);
+        text(out, (x + 10.0, y - 8.0), "dim", "start", " font-size=\"11.5\"", said);
     }
 }
 
 fn point(out: &mut String, (x, y): (f64, f64), shape: Shape, colour: &str) {
     let _ = match shape {
+        Shape::None => Ok(()),
         Shape::Circle => {
             writeln!(out, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>")
         }
