@@ -38,8 +38,6 @@ pub(super) struct Server {
     pub(super) name: &'static str,
     /// The built-in map, whose functions are probed first.
     pub(super) map: &'static str,
-    /// What the names of the engine's own functions begin with.
-    pub(super) namespace: &'static str,
     /// The process that does the work.
     pub(super) pid: u32,
     pub(super) client: Talker,
@@ -69,7 +67,6 @@ impl Server {
         Ok(Self {
             name: "Milvus Lite",
             map: "milvus-lite",
-            namespace: "milvus::",
             pid: milvus.pid(),
             client: Talker::start("the Milvus client", &mut client, "")?,
             keeper: Keeper::Milvus(milvus),
@@ -87,7 +84,6 @@ impl Server {
         Ok(Self {
             name: "DuckDB",
             map: "duckdb",
-            namespace: "duckdb::",
             pid: client.pid(),
             client,
             keeper: Keeper::Client,
@@ -115,7 +111,6 @@ impl Server {
         Ok(Self {
             name: "PostgreSQL",
             map: "postgres",
-            namespace: "Exec",
             pid: session.pid,
             client: session.client,
             keeper: Keeper::Postgres { _server: postgres },

@@ -103,8 +103,8 @@ pub(super) fn run(
     let (mut rows, mut points) = (Vec::new(), Vec::new());
 
     let milvus = Server::milvus(context, installed)?;
-    rows.extend(bench.with_ever_more(milvus, &SIZES)?);
-    let duckdb = bench.with_ever_more(Server::duckdb(context, installed)?, &STEPS)?;
+    rows.extend(bench.with_ever_more(milvus, "milvus::", &SIZES)?);
+    let duckdb = bench.with_ever_more(Server::duckdb(context, installed)?, "duckdb::", &STEPS)?;
     points.extend(duckdb.iter().map(Row::point));
     rows.extend(duckdb);
     let postgres = Server::postgres(context, installed, POSTGRES_ROWS)?;
@@ -126,10 +126,16 @@ struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// So many of a server's functions, by how often a query calls them.
-    fn with_ever_more(&mut self, mut server: Server, sizes: &[usize]) -> Result<Vec<Row>> {
+    /// So many of a server's functions, by how often a query calls them. `namespace`: what the names
+    /// of the engine's own begin with.
+    fn with_ever_more(
+        &mut self,
+        mut server: Server,
+        namespace: &str,
+        sizes: &[usize],
+    ) -> Result<Vec<Row>> {
         say::step("bench", &format!("{}: which functions a query calls", server.name));
-        let (map, namespace) = (server.map, server.namespace);
+        let map = server.map;
         let functions =
             Functions::find(self.build, &self.counter, server.pid, map, namespace, |queries| {
                 server.ask(queries)
