@@ -19,7 +19,7 @@ use crate::json::Json;
 use crate::{say, sys};
 
 const ROWS: u32 = 10_000_000;
-/// Rows where every call is paid in full: with all of them it would take a minute a query.
+/// Rows where every call is paid in full: with all of them a query would make three million events.
 const FEW: u32 = 100_000;
 /// Queries of few rows that make one measurement, and those that let return addresses be learned.
 const SHORT: usize = 9;
