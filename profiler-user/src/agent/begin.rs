@@ -1,33 +1,25 @@
 //! How a run begins: from what the user asks for to what is attached.
 
-use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use super::aim::{RunAim, Successor, Whom};
 use super::command::Started;
-use super::endings::ends_foreseen;
-use super::live::{Exits, Live, LiveError, LiveOptions};
+use super::expected::Expected;
+use super::live::{Live, LiveError, LiveOptions};
 use super::prepare::{PrepareError, Prepared, prepare_target};
 use super::resources::Resources;
-use super::{RunSettings, clock};
+use super::{RunSettings, clock, memory};
 use crate::attach::Targets;
 use crate::config::{self, SymbolMap};
-use crate::model::{Pid, Watches};
-use crate::plan::{Ends, call_costs};
+use crate::model::Pid;
 use crate::recording::{Header, Writer};
-use crate::symbols::without_arguments;
 use crate::target::{Target, TargetError};
-use crate::ui::duration;
 
 /// How many functions that are not probed are named when attaching.
 const TOLD: usize = 10;
 /// How often a program that has ended is looked for.
 const LOOK: Duration = Duration::from_millis(250);
-/// How many functions are named with their cost, and how long their names may be.
-const COSTED: usize = 3;
-const NAME: usize = 60;
 
 /// A run that has begun.
 pub(super) struct Begun {
@@ -65,6 +57,7 @@ pub(super) fn begin(
         let service = map.as_ref().map_or("unknown", |map| map.system.as_str()).to_owned();
         let targets = if aim.children { Targets::Tree } else { Targets::Several };
         let mut live = load(map, targets)?;
+        live.say_costs();
         let (command, target) = Started::hold(words, &mut live, aim.search.forms)?;
         resources.fall_back_on(&service);
         recorder(&mut live, &target, &service)?;
@@ -86,15 +79,18 @@ pub(super) fn begin(
         }
         prepared => prepared?,
     };
+    memory::give_back();
     let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
     let (target, service) = (first.target.clone(), first.map.system.clone());
     let mut live = load(Some(first.map.clone()), targets(aim, &pids))?;
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
     if !settings.quiet {
-        let cost = expected_cost(prepared.iter().map(|(prepared, _)| prepared), settings);
+        let all = prepared.iter().map(|(prepared, _)| prepared);
+        let expected = Expected::of_prepared(all, costs, *exits);
+        let line = expected.line(costs.measured).unwrap_or_default();
         // Nobody to tell is no reason to stop.
-        io::stderr().write_all(cost.as_bytes()).unwrap_or_default();
+        io::stderr().write_all(line.as_bytes()).unwrap_or_default();
     }
     let mut planning = Duration::ZERO;
     for (prepared, satisfied) in prepared {
@@ -102,6 +98,7 @@ pub(super) fn begin(
         tell_skipped(&prepared);
         live.add(prepared, satisfied)?;
     }
+    live.say_costs();
     for refused in live.refused() {
         tracing::warn!("the kernel refused a site of {}: {}", refused.function, refused.why);
     }
@@ -126,6 +123,7 @@ fn wait_for_it(
     let targets: Vec<Target> =
         pids.iter().map(|pid| Target::open(*pid)).collect::<Result<_, _>>()?;
     let target = targets.first().cloned().ok_or_else(TargetError::none)?;
+    live.say_costs();
     let service = live.fleet().service().unwrap_or("unknown").to_owned();
     recorder(&mut live, &target, &service)?;
     for target in &targets {
@@ -141,7 +139,9 @@ fn prepare_all(
     pids: &[Pid],
 ) -> Result<Vec<(Prepared, Vec<bool>)>, PrepareError> {
     let prepare = |pid: Pid, map: Option<SymbolMap>| {
-        prepare_target(Target::open(pid)?, map, &aim.search, Instant::now())
+        let target = Target::open(pid)?;
+        let (prepared, satisfied) = prepare_target(target, map, &aim.search, Instant::now())?;
+        Ok::<_, PrepareError>((prepared.without_symbols(), satisfied))
     };
     let prepared: Vec<_> =
         pids.iter().map(|pid| prepare(*pid, map.cloned())).collect::<Result<_, _>>()?;
@@ -158,57 +158,6 @@ fn prepare_all(
     let mut merged = config::merge(maps)?;
     merged.spans.iter_mut().for_each(|span| span.required = false);
     pids.iter().map(|pid| prepare(*pid, Some(merged.clone()))).collect()
-}
-
-/// A line on what a call of each function will cost; the same functions of several processes once.
-fn expected_cost<'a>(
-    prepared: impl Iterator<Item = &'a Prepared>,
-    settings: &RunSettings,
-) -> String {
-    let mut functions: BTreeMap<String, (u64, u64)> = BTreeMap::new();
-    for prepared in prepared {
-        let plan = &prepared.plan;
-        let foreseen = ends_foreseen(prepared);
-        let ends = |id| match settings.exits {
-            Exits::Landings => foreseen.get(&id).copied().unwrap_or_default(),
-            Exits::Rets => Ends::RETS,
-        };
-        let calls = call_costs(plan, &settings.costs, &ends);
-        for ((probe, rule), cost) in plan.probes.iter().zip(&plan.rules.probes).zip(&calls) {
-            if rule.watches == Watches::Calls {
-                let name = without_arguments(&probe.function);
-                let (call, early) = functions.entry(name).or_default();
-                *call = cost.call_ns().max(*call);
-                *early = cost.early_call_ns().max(*early);
-            }
-        }
-    }
-    let mut dearest: Vec<(u64, &str)> =
-        functions.iter().map(|(name, (call, _))| (*call, name.as_str())).collect();
-    dearest.sort_by_key(|(call, _)| Reverse(*call));
-    let (Some((most, _)), Some((least, _))) = (dearest.first(), dearest.last()) else {
-        return String::new();
-    };
-    let calls = if most == least {
-        duration(*most)
-    } else {
-        format!("{} to {}", duration(*least), duration(*most))
-    };
-    let early = functions.values().map(|(_, early)| *early).max().filter(|early| early > most);
-    let early = early.map_or_else(String::new, |ns| {
-        format!(" (up to {} until it is known where calls come back)", duration(ns))
-    });
-    let named = dearest.iter().take(COSTED).map(|(ns, name)| {
-        let name: String = name.chars().take(NAME).collect();
-        format!("{name} {}", duration(*ns))
-    });
-    let named: Vec<String> = named.collect();
-    let more = match dearest.len().saturating_sub(COSTED) {
-        0 => String::new(),
-        more => format!(", and {more} more"),
-    };
-    let assumed = if settings.costs.measured { "" } else { "; assumed, not measured here" };
-    format!("cost: {calls} a call{early}, dearest first: {}{more}{assumed}\n", named.join(", "))
 }
 
 fn tell_skipped(prepared: &Prepared) {

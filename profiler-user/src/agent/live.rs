@@ -7,6 +7,7 @@ use profiler_common::{Counter, Fold, FoldKey, ProbeId};
 use thiserror::Error;
 
 use super::command::CommandError;
+use super::expected::Expected;
 use super::fleet::{Addition, Fleet, FleetStats};
 use super::jumps::Jumps;
 use super::landings::{LandingStats, Landings};
@@ -88,6 +89,10 @@ pub(crate) struct Live {
     jumps: Jumps,
     landings: Option<Landings>,
     spending: Spending,
+    costs: Costs,
+    exits: Exits,
+    /// What is attached from now on, its cost was not said.
+    says_costs: bool,
     /// Processes made since they were last asked for.
     new: Vec<Pid>,
     /// Processes that became other programs in the last turn.
@@ -106,6 +111,8 @@ pub(super) struct Told {
     pub(super) sites: usize,
     /// Reading symbols, planning and attaching.
     pub(super) took: Duration,
+    /// What its calls will cost, where that was not said before.
+    pub(super) cost: Option<String>,
 }
 
 /// What is left when everything is detached.
@@ -160,10 +167,13 @@ impl Live {
             behind: false,
             jumps: Jumps::default(),
             landings: match options.exits {
-                Exits::Landings => Some(Landings::start(search.forms)?),
+                Exits::Landings => Some(Landings::start(search.forms, &options.costs)?),
                 Exits::Rets => None,
             },
             spending: Spending::new(options.costs, options.budget),
+            costs: options.costs,
+            exits: options.exits,
+            says_costs: false,
             fleet: Fleet::new(map, search, tree)?,
             new: Vec::new(),
             became: Vec::new(),
@@ -231,6 +241,10 @@ impl Live {
             rule.is_some_and(|rule| rule.watches == Watches::Calls)
         });
         let functions = calls.count();
+        let cost = self
+            .says_costs
+            .then(|| Expected::of_plan(plan, &self.costs, self.exits).line(self.costs.measured));
+        let cost = cost.flatten();
         if functions > 0 && sites > 0 {
             self.told.push(Told {
                 pid: target.pid,
@@ -238,6 +252,7 @@ impl Live {
                 functions,
                 sites,
                 took: *took + spent,
+                cost,
             });
         }
         Ok(())
@@ -345,6 +360,11 @@ impl Live {
             self.attach(&addition)?;
         }
         Ok(())
+    }
+
+    /// From now on what is attached comes with the word of what its calls will cost.
+    pub(super) const fn say_costs(&mut self) {
+        self.says_costs = true;
     }
 
     /// What was attached since the last call.

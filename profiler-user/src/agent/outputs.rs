@@ -196,14 +196,18 @@ impl Outputs {
         let trace = fold_short(trace, self.min_span);
         if self.otlp.is_some() || self.file.is_some() || self.json.is_some() {
             let context = Context { rules, clock, threads };
-            let spans: Vec<Outgoing> = encode(&trace, &context)
+            let mut spans: Vec<Outgoing> = encode(&trace, &context)
                 .map(|(pid, span)| Outgoing { resource: self.resources.of(pid), span })
                 .collect();
+            // Copied for all but the last that wants them.
+            let mut copy = |is_last: bool| {
+                if is_last { std::mem::take(&mut spans) } else { spans.clone() }
+            };
             if let Some((_, otlp)) = &self.otlp {
-                otlp.send(spans.clone());
+                otlp.send(copy(self.file.is_none() && self.json.is_none()));
             }
             if let Some((_, file)) = &mut self.file {
-                file.send(spans.clone());
+                file.send(copy(self.json.is_none()));
             }
             if let Some(json) = &mut self.json {
                 json.send(spans);

@@ -53,6 +53,13 @@ pub(crate) struct Prepared {
     pub(crate) took: Duration,
 }
 
+impl Prepared {
+    /// What attaching takes. The rest is most of the memory that planning has taken.
+    pub(super) fn without_symbols(self) -> Self {
+        Self { symbols: Arc::default(), calls: Vec::new(), ..self }
+    }
+}
+
 /// A plan, and which of [`plan::selectors`] the executable answers: for those no library is searched.
 pub(super) struct Planned {
     pub(super) plan: ProbePlan,
@@ -285,8 +292,9 @@ fn assemble(
 ) -> Result<(ProbePlan, Vec<DirectCalls>), PrepareError> {
     let lookup = |object, address| symbols.function_at(object, address);
     let mut plan = plan::build(map, target, found, &lookup, forms)?;
-    add_silent(&mut plan, target, symbols, forms, |_| true);
+    // Before the symbols of all other objects are read: both take memory, this only for a moment.
     add_sources(&mut plan, symbols);
+    add_silent(&mut plan, target, symbols, forms, |_| true);
     let calls = direct_calls(&plan, symbols);
     plan.foreseen = foresee(&plan, &calls, symbols, forms);
     Ok((plan, calls))
@@ -312,11 +320,14 @@ fn add_silent(
     }
 }
 
-/// Adds where the probed functions stand in their sources.
+/// Adds where the functions that the map names stand in their sources. That of others is shown
+/// nowhere, and the debug information of a C library takes long to unpack.
 fn add_sources(plan: &mut ProbePlan, symbols: &SymbolSet) {
     let mut by_object: BTreeMap<ObjectId, Vec<(usize, VirtAddr)>> = BTreeMap::new();
-    for (index, probe) in plan.probes.iter().enumerate() {
-        if let Some(site) = probe.sites.first() {
+    for (index, (probe, rule)) in plan.probes.iter().zip(&plan.rules.probes).enumerate() {
+        if rule.watches == Watches::Calls
+            && let Some(site) = probe.sites.first()
+        {
             by_object.entry(probe.object).or_default().push((index, site.address));
         }
     }

@@ -280,8 +280,9 @@ impl Watch {
             self.status.clear(io::stderr()).unwrap_or_default();
             let more = if self.told { "attached: more: " } else { "attached: " };
             self.told = true;
+            let cost = told.cost.filter(|_| !self.quiet).unwrap_or_default();
             let message = format!(
-                "{more}{} functions, {} sites in {:.2} s (pid {}, {}; map {}); Ctrl-C ends it\n",
+                "{cost}{more}{} functions, {} sites in {:.2} s (pid {}, {}; map {}); Ctrl-C ends it\n",
                 told.functions,
                 told.sites,
                 told.took.as_secs_f64(),

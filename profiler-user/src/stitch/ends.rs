@@ -2,7 +2,8 @@
 
 use crate::model::{Event, ExitKind, FrameAddr, Moment, MonoNs, ProbeId, Words};
 
-use super::lane::{Context, Frame, LaneState};
+use super::frames::{Context, Frame};
+use super::lane::LaneState;
 use super::stitcher::Core;
 
 /// A call that ends.
@@ -46,7 +47,7 @@ impl Core {
             // another call, at the same place, that ends here.
             if seen && ended.probe == probe && !spoke {
                 spoke = true;
-                let giver = match ended.context {
+                let giver = match ended.context() {
                     Context::Span(giver) if !ended.after_loss => Some(giver),
                     _ => None,
                 };
@@ -97,10 +98,11 @@ impl Core {
 
     pub(super) fn close(&mut self, frame: &Frame, end: MonoNs, exit: ExitKind) {
         let Some(span) = frame.span else { return };
-        let Some(trace) = self.traces.get_mut(&span.trace) else { return };
+        let Some(trace) = self.traces.get_mut(span.trace) else { return };
         trace.close(span, end, exit);
         self.stats.inferred += u64::from(exit == ExitKind::Inferred);
-        self.stats.folded += u64::from(trace.fold(span, self.limits.spans_per_trace));
+        let folded = trace.fold(span, self.limits.spans_per_trace, &self.names);
+        self.stats.folded += u64::from(folded);
         self.send_if_over(span.trace);
     }
 }

@@ -1,16 +1,56 @@
 //! The live hand-off keys: what some call gave and another may take.
 
+use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
+
+use profiler_common::MAX_WORDS;
 use rustc_hash::FxHashMap;
 
 use crate::model::{HandoffRule, Lane, MonoNs, Pid, ProbeId, Scope, Takes, WordIndex, Words};
 
 use super::trace::{SpanRef, TraceKey};
 
-/// The words of a key.
-pub(super) type KeyWords = Vec<u64>;
+/// The words of a key, in place: keys come and go with events.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct KeyWords {
+    list: [u64; MAX_WORDS],
+    count: u8,
+}
+
+impl KeyWords {
+    fn as_slice(&self) -> &[u64] {
+        self.list.get(..usize::from(self.count)).unwrap_or_default()
+    }
+}
+
+impl PartialEq for KeyWords {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_slice() == other.as_slice()
+    }
+}
+
+impl Eq for KeyWords {}
+
+impl PartialOrd for KeyWords {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for KeyWords {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_slice().cmp(other.as_slice())
+    }
+}
+
+impl Hash for KeyWords {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_slice().hash(state);
+    }
+}
 
 /// A key: the hand-off, where it is valid, and its words.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) rule: u16,
     pub(super) pid: Option<Pid>,
@@ -18,7 +58,7 @@ pub(super) struct Key {
 }
 
 /// What was given.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Given {
     /// The span below which takers hang.
     pub(super) giver: SpanRef,
@@ -56,16 +96,26 @@ pub(super) enum Gave {
 pub(super) struct Keys {
     live: FxHashMap<Key, Given>,
     of_trace: FxHashMap<TraceKey, Vec<Key>>,
+    /// Lists that are empty, to use again.
+    spare: Vec<Vec<Key>>,
 }
+
+/// How many empty lists are kept, and for how many keys each.
+const SPARE: usize = 64;
 
 /// The words of a key in what a call captured; none if one could not be read.
 pub(super) fn words(indices: &[WordIndex], words: &Words) -> Option<KeyWords> {
-    indices.iter().map(|index| words.get(usize::from(*index))).collect()
+    let mut key = KeyWords::default();
+    for index in indices {
+        *key.list.get_mut(usize::from(key.count))? = words.get(usize::from(*index))?;
+        key.count += 1;
+    }
+    Some(key)
 }
 
 /// The key of a rule's side for a call.
 pub(super) fn key(
-    number: usize,
+    number: u16,
     rule: &HandoffRule,
     indices: &[WordIndex],
     captured: &Words,
@@ -75,7 +125,7 @@ pub(super) fn key(
         Scope::Process => Some(lane.pid()),
         Scope::Target => None,
     };
-    Some(Key { rule: u16::try_from(number).ok()?, pid, words: words(indices, captured)? })
+    Some(Key { rule: number, pid, words: words(indices, captured)? })
 }
 
 impl Keys {
@@ -110,7 +160,9 @@ impl Keys {
         if self.live.len() >= limit {
             return Gave::Full;
         }
-        self.of_trace.entry(giver.trace).or_default().push(key.clone());
+        let spare = &mut self.spare;
+        let keys = self.of_trace.entry(giver.trace);
+        keys.or_insert_with(|| spare.pop().unwrap_or_default()).push(key);
         let held = rule.until.is_some();
         let new = Given { giver, time, left, taken: false, ambiguous: false, held, traces: 1 };
         self.live.insert(key, new);
@@ -124,7 +176,7 @@ impl Keys {
             return Asked::Ambiguous;
         }
         given.taken = true;
-        let answer = given.clone();
+        let answer = *given;
         if let Some(left) = &mut given.left {
             *left = left.saturating_sub(1);
             if *left == 0 {
@@ -140,31 +192,28 @@ impl Keys {
         self.live.get_mut(key).is_some_and(|given| !std::mem::replace(&mut given.ambiguous, true))
     }
 
-    /// A call ends a key. The traces that have given it, none if it was not alive, and whether
-    /// nobody took it.
-    pub(super) fn end(&mut self, key: &Key) -> (Vec<TraceKey>, bool) {
-        let Some(given) = self.live.remove(key) else { return (Vec::new(), false) };
+    /// A call ends a key. `givers` become the traces that have given it, none if it was not alive.
+    /// Whether nobody took it.
+    pub(super) fn end(&mut self, key: &Key, givers: &mut Vec<TraceKey>) -> bool {
+        givers.clear();
+        let Some(given) = self.live.remove(key) else { return false };
         if given.traces == 1 {
-            self.forget(given.giver.trace, key);
-            return (vec![given.giver.trace], !given.taken);
+            givers.push(given.giver.trace);
+        } else {
+            let gave = self.of_trace.iter().filter(|(_, keys)| keys.contains(key));
+            givers.extend(gave.map(|(trace, _)| *trace));
+            givers.sort_unstable();
         }
-        let mut givers: Vec<TraceKey> = self
-            .of_trace
-            .iter()
-            .filter(|(_, keys)| keys.contains(key))
-            .map(|(trace, _)| *trace)
-            .collect();
-        givers.sort_unstable();
-        for trace in &givers {
+        for trace in &*givers {
             self.forget(*trace, key);
         }
-        (givers, !given.taken)
+        !given.taken
     }
 
     /// The keys that a call was to end, in a process that is no more.
     pub(super) fn held_in(&self, pid: Pid) -> Vec<Key> {
         let mine = |(key, given): &(&Key, &Given)| given.held && key.pid == Some(pid);
-        self.live.iter().filter(mine).map(|(key, _)| key.clone()).collect()
+        self.live.iter().filter(mine).map(|(key, _)| *key).collect()
     }
 
     /// Whether a trace has given a key that a call will end.
@@ -190,15 +239,25 @@ impl Keys {
     /// The keys of a trace that has ended; how many of them nobody took.
     pub(super) fn end_trace(&mut self, trace: TraceKey) -> u64 {
         let mut not_taken = 0;
-        for key in self.of_trace.remove(&trace).unwrap_or_default() {
-            let Some(given) = self.live.get_mut(&key) else { continue };
+        let Some(keys) = self.of_trace.remove(&trace) else { return 0 };
+        for key in &keys {
+            let Some(given) = self.live.get_mut(key) else { continue };
             given.traces -= 1;
             if given.traces == 0 {
                 not_taken += u64::from(!given.taken);
-                self.live.remove(&key);
+                self.live.remove(key);
             }
         }
+        self.keep_room(keys);
         not_taken
+    }
+
+    /// Keeps the room of a list for others, within bounds.
+    fn keep_room(&mut self, mut keys: Vec<Key>) {
+        if self.spare.len() < SPARE && keys.capacity() <= SPARE {
+            keys.clear();
+            self.spare.push(keys);
+        }
     }
 
     /// Forgets all keys: events were lost, and each key may since have been taken, and given again
@@ -223,8 +282,10 @@ impl Keys {
             if let Some(at) = keys.iter().rposition(|other| other == key) {
                 keys.swap_remove(at);
             }
-            if keys.is_empty() {
-                self.of_trace.remove(&trace);
+            if keys.is_empty()
+                && let Some(keys) = self.of_trace.remove(&trace)
+            {
+                self.keep_room(keys);
             }
         }
     }
@@ -234,16 +295,16 @@ impl Keys {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sides {
     /// By probe: (rule, index into the side's probes).
-    gives: Vec<Vec<(usize, usize)>>,
-    takes: Vec<Vec<(usize, usize)>>,
-    untils: Vec<Vec<(usize, usize)>>,
+    gives: Vec<Vec<(u16, usize)>>,
+    takes: Vec<Vec<(u16, usize)>>,
+    untils: Vec<Vec<(u16, usize)>>,
 }
 
 impl Sides {
     pub(super) fn of(rules: &[HandoffRule], probes: usize) -> Self {
         let none = vec![Vec::new(); probes];
         let mut sides = Self { gives: none.clone(), takes: none.clone(), untils: none };
-        for (number, rule) in rules.iter().enumerate() {
+        for (number, rule) in (0_u16..).zip(rules) {
             let all = [
                 (&mut sides.gives, Some(&rule.give)),
                 (&mut sides.takes, Some(&rule.take)),
@@ -261,15 +322,15 @@ impl Sides {
         sides
     }
 
-    pub(super) fn gives(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn gives(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.gives.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn untils(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn untils(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.untils.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 
-    pub(super) fn takes(&self, probe: ProbeId) -> &[(usize, usize)] {
+    pub(super) fn takes(&self, probe: ProbeId) -> &[(u16, usize)] {
         self.takes.get(probe.index()).map_or(&[], Vec::as_slice)
     }
 }

@@ -12,8 +12,9 @@
 //! call. Whether one coroutine called another, or was suspended in its favour, cannot be seen, so
 //! neither is claimed.
 
-use crate::model::{FrameAddr, MonoNs, ProbeId, ReturnAddr};
+use crate::model::{FrameAddr, MonoNs, ProbeId};
 
+use super::frames::{Frame, Frames};
 use super::trace::SpanRef;
 
 /// How far from the calls seen on a stack a new one may lie to be on it. Smaller than the smallest
@@ -24,63 +25,12 @@ const NEAR: u64 = 32 << 10;
 /// How many stacks of a lane are remembered.
 const STACKS: usize = 64;
 
-/// What an open frame is to the calls below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Context {
-    /// Calls below it have this span as parent.
-    Span(SpanRef),
-    /// It is part of something that has no known trace; so are the calls below it.
-    Orphan,
-    /// Nothing below which a span could hang.
-    Nothing,
-}
-
-/// A hand-off that was taken by a call without a span: the evidence of what is directly below it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Via {
-    /// Number of the rule.
-    pub(super) rule: u16,
-    /// The event that took the key, by number.
-    pub(super) taken: u64,
-}
-
-/// A call that has begun and not ended.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Frame {
-    pub(super) slot: FrameAddr,
-    pub(super) return_address: ReturnAddr,
-    /// The slot whose return ends it: its own, or that of a caller that returns at once.
-    pub(super) awaited: FrameAddr,
-    pub(super) probe: ProbeId,
-    /// The number of the event with which it began.
-    pub(super) number: u32,
-    /// When it jumped to another function of which nothing is known.
-    pub(super) jumped: Option<MonoNs>,
-    /// Its own span, if it makes one and is in a trace.
-    pub(super) span: Option<SpanRef>,
-    pub(super) context: Context,
-    pub(super) via: Option<Via>,
-    /// It may be gone already, and its slot another call's: events of its lane were lost.
-    pub(super) after_loss: bool,
-    /// It may be gone already: the call its stack depends on has ended.
-    pub(super) adrift: bool,
-    /// Counts up with every frame of the lane.
-    pub(super) serial: u64,
-}
-
-impl Frame {
-    /// Whether it may be gone already, and so is nobody's parent.
-    pub(super) const fn is_doubtful(&self) -> bool {
-        self.after_loss || self.adrift
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Stack {
     low: u64,
     high: u64,
     /// Outermost first: falling addresses.
-    frames: Vec<Frame>,
+    frames: Frames,
     /// The frame of another stack from which this one was entered, by serial.
     base: Option<u64>,
     /// The lane's first: the thread's own, on which it is never suspended. None after a loss.
@@ -96,10 +46,63 @@ impl Stack {
     }
 }
 
+/// The stacks of a lane, the first in place: most lanes have no other.
+#[derive(Clone, Debug, Default)]
+struct Stacks {
+    first: Option<Stack>,
+    others: Vec<Stack>,
+}
+
+impl Stacks {
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.others.len()
+    }
+
+    fn get(&self, index: usize) -> Option<&Stack> {
+        match index.checked_sub(1) {
+            None => self.first.as_ref(),
+            Some(index) => self.others.get(index),
+        }
+    }
+
+    fn get_mut(&mut self, index: usize) -> Option<&mut Stack> {
+        match index.checked_sub(1) {
+            None => self.first.as_mut(),
+            Some(index) => self.others.get_mut(index),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Stack> {
+        self.first.iter().chain(&self.others)
+    }
+
+    fn iter_mut(&mut self) -> impl DoubleEndedIterator<Item = &mut Stack> {
+        self.first.iter_mut().chain(&mut self.others)
+    }
+
+    fn push(&mut self, stack: Stack) {
+        if self.first.is_none() {
+            self.first = Some(stack);
+        } else {
+            self.others.push(stack);
+        }
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Stack> {
+        match index.checked_sub(1) {
+            None => {
+                let next = (!self.others.is_empty()).then(|| self.others.remove(0));
+                std::mem::replace(&mut self.first, next)
+            }
+            Some(index) => (index < self.others.len()).then(|| self.others.remove(index)),
+        }
+    }
+}
+
 /// What carries one stack of calls at a time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LaneState {
-    stacks: Vec<Stack>,
+    stacks: Stacks,
     /// Index of the stack the latest event was on.
     active: usize,
     serial: u64,
@@ -141,7 +144,7 @@ impl LaneState {
                 self.stacks.push(Stack {
                     low: slot.0,
                     high: slot.0,
-                    frames: Vec::new(),
+                    frames: Frames::default(),
                     base: None,
                     // If what came before was lost, it may be another.
                     first: self.serial == 1 && self.sequence <= 1,
@@ -168,11 +171,11 @@ impl LaneState {
             .min_by_key(|(_, stack)| (!stack.frames.is_empty(), stack.used))
             .map(|(index, _)| index);
         let Some(index) = longest_unused else { return Vec::new() };
-        let stack = self.stacks.remove(index);
+        let Some(stack) = self.stacks.remove(index) else { return Vec::new() };
         if self.active > index {
             self.active -= 1;
         }
-        let frames: Vec<Frame> = stack.frames.into_iter().rev().collect();
+        let frames: Vec<Frame> = stack.frames.iter().rev().copied().collect();
         for frame in &frames {
             self.gone(frame);
         }
@@ -221,7 +224,7 @@ impl LaneState {
     /// `equal`), taken off.
     pub(super) fn pop_below(&mut self, slot: FrameAddr, equal: bool) -> Option<Frame> {
         let stack = self.stacks.get_mut(self.active)?;
-        let gone = |frame: &mut Frame| frame.slot < slot || (equal && frame.slot == slot);
+        let gone = |frame: &Frame| frame.slot < slot || (equal && frame.slot == slot);
         let frame = stack.frames.pop_if(gone)?;
         self.gone(&frame);
         Some(frame)
@@ -246,7 +249,7 @@ impl LaneState {
         while let Some(serial) = gone.pop() {
             for stack in self.stacks.iter_mut().filter(|stack| depends(stack, serial)) {
                 stack.base = None;
-                for frame in &mut stack.frames {
+                for frame in stack.frames.iter_mut() {
                     frame.adrift = true;
                     gone.push(frame.serial);
                 }
@@ -265,12 +268,13 @@ impl LaneState {
     }
 
     /// Opens a frame on the active stack. `base`: the frame of another stack it was called from.
-    pub(super) fn push(&mut self, frame: Frame, base: Option<u64>) {
+    pub(super) fn push(&mut self, mut frame: Frame, base: Option<u64>) {
         if let Some(stack) = self.stacks.get_mut(self.active) {
             if stack.frames.is_empty() {
                 stack.base = base;
             }
-            stack.frames.push(Frame { serial: self.serial, ..frame });
+            frame.serial = self.serial;
+            stack.frames.push(frame);
             self.open += 1;
         }
     }
@@ -288,13 +292,13 @@ impl LaneState {
 
     /// The open frames, in no particular order of stacks.
     pub(super) fn frames(&self) -> impl Iterator<Item = &Frame> {
-        self.stacks.iter().flat_map(|stack| &stack.frames)
+        self.stacks.iter().flat_map(|stack| stack.frames.iter())
     }
 
     /// Calls may have been left for good: that a caller returns does not say any more that what it
     /// called last has returned.
     pub(super) fn doubt_callers(&mut self) {
-        for frame in self.stacks.iter_mut().flat_map(|stack| &mut stack.frames) {
+        for frame in self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut()) {
             frame.awaited = frame.slot;
         }
     }
@@ -302,9 +306,9 @@ impl LaneState {
     /// After a loss every frame may be gone, and no stack is known to be empty: what calls onto
     /// another stack cannot be told any more.
     pub(super) fn doubt_all(&mut self) {
-        for stack in &mut self.stacks {
+        for stack in self.stacks.iter_mut() {
             stack.first = false;
-            for frame in &mut stack.frames {
+            for frame in stack.frames.iter_mut() {
                 frame.after_loss = true;
             }
         }

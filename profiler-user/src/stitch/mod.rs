@@ -53,21 +53,25 @@
 //! What cannot be seen: a loss on a lane that gets no event through before the trace is sent.
 //!
 //! The code: `lane` keeps the open calls of each lane, `handoff` the live keys, `trace` the
-//! open traces, `fold` what was not recorded call by call, `tainted` the gaps; `stitcher` decides what ends, `parentage` whose child a
+//! open traces, `tainted` the gaps; `stitcher` decides what ends, `parentage` whose child a
 //! call is.
 #![forbid(unsafe_code)]
 
 mod build;
 mod ends;
 mod fold;
+mod frames;
 mod handoff;
 mod ids;
 mod lane;
+mod lanes;
 mod limits;
+mod names;
 mod parentage;
 mod stitcher;
 mod tainted;
 mod trace;
+mod traces;
 
 #[cfg(test)]
 mod generator;

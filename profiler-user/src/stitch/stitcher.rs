@@ -1,29 +1,29 @@
 //! The rules: what an event does to the frames of its lane, and whose child a call is.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use rustc_hash::FxHashMap;
-
 use crate::model::{
     Ahead, Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr,
     Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
 };
 
-use super::build;
+use super::build::Arranger;
 use super::ends::Exit;
 use super::fold::FoldedEvent;
+use super::frames::Context;
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
-use super::lane::{Context, LaneState};
+use super::lane::LaneState;
+use super::lanes::Lanes;
 use super::limits::{Limits, StitchStats};
+use super::names::Names;
+use super::parentage::Spare;
 use super::tainted::Tainted;
 use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
+use super::traces::Traces;
 
 /// Makes traces of events.
 #[derive(Debug)]
 pub struct Stitcher {
-    lanes: FxHashMap<Lane, LaneState>,
+    lanes: Lanes,
     core: Core,
     /// After how many events lanes may be swept again.
     sweep_at: u64,
@@ -36,11 +36,8 @@ pub(super) struct Core {
     pub(super) sides: Sides,
     pub(super) limits: Limits,
     pub(super) ids: IdSource,
-    /// Found at every event, hence not in a tree.
-    pub(super) traces: FxHashMap<TraceKey, Box<OpenTrace>>,
-    /// Their keys, oldest first.
-    pub(super) oldest: BTreeSet<TraceKey>,
-    pub(super) next_trace: u64,
+    pub(super) names: Names,
+    pub(super) traces: Traces,
     pub(super) keys: Keys,
     pub(super) tainted: Tainted,
     pub(super) forgot_lanes: bool,
@@ -48,9 +45,8 @@ pub(super) struct Core {
     pub(super) stats: StitchStats,
     pub(super) refusing: bool,
     pub(super) ticked: MonoNs,
-    pub(super) queue: Arc<str>,
-    /// The spans whose calls, or some of them, are not seen any more.
-    pub(super) detached: Arc<[Arc<str>]>,
+    arranger: Arranger,
+    pub(super) spare: Spare,
 }
 
 /// A call that begins.
@@ -74,12 +70,11 @@ impl Stitcher {
     pub fn new(rules: Rules, limits: Limits, ids: IdSource) -> Self {
         let core = Core {
             sides: Sides::of(&rules.handoffs, rules.probes.len()),
+            names: Names::of_rules(&rules),
             rules,
             limits,
             ids,
-            traces: FxHashMap::default(),
-            oldest: BTreeSet::new(),
-            next_trace: 0,
+            traces: Traces::default(),
             keys: Keys::default(),
             tainted: Tainted::default(),
             forgot_lanes: false,
@@ -87,16 +82,17 @@ impl Stitcher {
             stats: StitchStats::default(),
             refusing: false,
             ticked: MonoNs(0),
-            queue: Arc::from("queue"),
-            detached: Arc::from([]),
+            arranger: Arranger::default(),
+            spare: Spare::default(),
         };
-        Self { lanes: FxHashMap::default(), core, sweep_at: 0 }
+        Self { lanes: Lanes::default(), core, sweep_at: 0 }
     }
 
     /// Knows more probes, spans and hand-offs from now on. Those known keep their places: `rules`
     /// begin with what they were.
     pub fn grow(&mut self, rules: Rules) {
         self.core.sides = Sides::of(&rules.handoffs, rules.probes.len());
+        self.core.names.grow(&rules);
         self.core.rules = rules;
     }
 
@@ -115,7 +111,7 @@ impl Stitcher {
                 return;
             }
             EventBody::GaveUp { probe } => {
-                self.core.gave_up(probe);
+                self.core.names.detach(probe);
                 return;
             }
             EventBody::Fork { .. } => return,
@@ -131,7 +127,7 @@ impl Stitcher {
             self.core.stats.lanes_full += 1;
             return;
         }
-        let lane = self.lanes.entry(event.lane).or_default();
+        let Some(lane) = self.lanes.get(event.lane) else { return };
         self.core.check_number(lane, event);
         match event.body {
             EventBody::Enter { probe, frame, return_address, ahead, words } => {
@@ -170,7 +166,7 @@ impl Stitcher {
             }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
-                self.lanes.remove(&event.lane);
+                self.lanes.remove(event.lane);
             }
             EventBody::ProcessEnd
             | EventBody::Exec
@@ -183,25 +179,22 @@ impl Stitcher {
     /// Whether an event of this lane may be taken though the bound is reached. Lanes without open
     /// frames are forgotten to make it so, at most once for every so many events.
     fn make_room(&mut self, lane: Lane) -> bool {
-        if self.lanes.contains_key(&lane) {
+        if self.lanes.has(lane) {
             return true;
         }
         if self.core.stats.events < self.sweep_at {
             return false;
         }
         self.sweep_at = self.core.stats.events + self.core.limits.lanes as u64;
-        self.lanes.retain(|_, lane| lane.open_frames() > 0);
+        self.lanes.forget_idle();
         // The numbers of those that were forgotten and come back start anywhere.
         self.core.forgot_lanes = true;
         self.lanes.len() < self.core.limits.lanes
     }
 
     fn end_process(&mut self, pid: Pid, time: MonoNs) {
-        let mut ended: Vec<Lane> =
-            self.lanes.keys().filter(|lane| lane.pid() == pid).copied().collect();
-        ended.sort_unstable();
-        for id in ended {
-            if let Some(mut lane) = self.lanes.remove(&id) {
+        for id in self.lanes.of(pid) {
+            if let Some(mut lane) = self.lanes.remove(id) {
                 self.core.end_lane(&mut lane, time, ExitKind::Unwound);
             }
         }
@@ -231,10 +224,9 @@ impl Stitcher {
 
     /// Ends everything: what is still open is sent as such.
     pub fn finish(&mut self, now: MonoNs) {
-        let keys: Vec<TraceKey> = self.core.oldest.iter().copied().collect();
-        for key in keys {
+        for key in self.core.traces.keys() {
             self.core.send(key, now);
-            self.core.forget(key);
+            self.core.traces.end(key);
         }
         self.lanes.clear();
     }
@@ -285,22 +277,10 @@ impl Core {
         }
     }
 
-    /// Calls of a function are not seen any more: every trace from now on says so.
-    fn gave_up(&mut self, probe: ProbeId) {
-        let span = self.rules.probes.get(probe.index()).and_then(|probe| probe.span);
-        let Some(span) = span.and_then(|span| self.rules.spans.get(usize::from(span))) else {
-            return;
-        };
-        if !self.detached.contains(&span.name) {
-            let more = [Arc::clone(&span.name)];
-            self.detached = self.detached.iter().chain(&more).map(Arc::clone).collect();
-        }
-    }
-
     fn mark_lost(&mut self, lane: &LaneState, lost: u64) {
         for span in lane.frames().filter_map(|frame| frame.span) {
             if let Some(open) = self.open_mut(span) {
-                open.span.lost += lost;
+                open.more().lost += lost;
             }
         }
     }
@@ -310,9 +290,8 @@ impl Core {
     fn doubt_keys(&mut self, since: u64) {
         self.stats.doubtful += self.keys.doubt_all();
         self.tainted.add(since, self.stats.events);
-        let keys: Vec<TraceKey> = self.oldest.iter().copied().collect();
-        for key in keys {
-            let Some(trace) = self.traces.get_mut(&key) else { continue };
+        for key in self.traces.keys() {
+            let Some(trace) = self.traces.get_mut(key) else { continue };
             self.stats.doubtful += trace.cut_since(since);
             // Nothing of it may be open now, and no key holds it any more.
             self.send_if_over(key);
@@ -373,7 +352,7 @@ impl Core {
         let base = parent.base;
         let frame = self.open(lane, call, parent);
         lane.push(frame, base);
-        let giver = match frame.context {
+        let giver = match frame.context() {
             Context::Span(giver) => Some(giver),
             Context::Orphan | Context::Nothing => None,
         };
@@ -390,59 +369,44 @@ impl Core {
 
     /// Whether a span can be a parent: its trace is not over and it was not cut out.
     pub(super) fn is_there(&self, span: SpanRef) -> bool {
-        self.traces.get(&span.trace).is_some_and(|trace| trace.can_be_parent(span))
+        self.traces.get(span.trace).is_some_and(|trace| trace.can_be_parent(span))
     }
 
     fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {
-        self.traces.get_mut(&span.trace)?.get_mut(span)
+        self.traces.get_mut(span.trace)?.get_mut(span)
     }
 
-    pub(super) fn begin_trace(&mut self, top: NewSpan, now: MonoNs) -> SpanRef {
-        if self.traces.len() >= self.limits.traces
-            && let Some(&oldest) = self.oldest.first()
+    pub(super) fn begin_trace(&mut self, top: NewSpan, now: MonoNs) -> Option<SpanRef> {
+        if self.traces.len() >= self.limits.traces.min(TraceKey::PLACES)
+            && let Some(oldest) = self.traces.oldest()
         {
             self.stats.traces_full += 1;
             self.send(oldest, now);
             self.stats.not_taken += self.keys.end_trace(oldest);
-            self.forget(oldest);
+            self.traces.end(oldest);
         }
-        let key = TraceKey(self.next_trace);
-        self.next_trace += 1;
-        let mut trace = OpenTrace::new(key, self.ids.trace());
-        let span = trace.add(top, None);
-        self.traces.insert(key, Box::new(trace));
-        self.oldest.insert(key);
-        span
-    }
-
-    fn forget(&mut self, key: TraceKey) -> Option<Box<OpenTrace>> {
-        self.oldest.remove(&key);
-        self.traces.remove(&key)
+        let id = self.ids.trace();
+        Some(self.traces.begin(id)?.add(top, None))
     }
 
     pub(super) fn send_if_over(&mut self, key: TraceKey) {
-        if !self.traces.get(&key).is_some_and(|trace| trace.is_over()) || self.keys.hold(key) {
+        let Some(trace) = self.traces.get_mut(key).filter(|trace| trace.is_over()) else { return };
+        if self.keys.hold(key) {
             return;
         }
-        let Some(mut trace) = self.forget(key) else { return };
         self.stats.not_taken += self.keys.end_trace(key);
-        if !trace.sent {
-            self.completed.push(build::finish_whole(*trace, &self.detached));
-        } else if trace.has_unsent() {
-            self.stats.late += 1;
-            self.completed.push(build::finish(
-                &mut trace,
-                TraceEnd::Late,
-                MonoNs(0),
-                &self.detached,
-            ));
+        let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Complete };
+        if !trace.sent || trace.has_unsent() {
+            self.stats.late += u64::from(trace.sent);
+            self.completed.push(self.arranger.finish(trace, end, MonoNs(0), &self.names));
         }
+        self.traces.end(key);
     }
 
     /// Sends a trace as it is. Its keys die, but for those that a call will end; its open calls go
     /// on as parents of late spans.
     fn send(&mut self, key: TraceKey, now: MonoNs) {
-        let Some(trace) = self.traces.get_mut(&key) else { return };
+        let Some(trace) = self.traces.get_mut(key) else { return };
         self.stats.not_taken += self.keys.lapse(key);
         let end = if trace.sent { TraceEnd::Late } else { TraceEnd::Incomplete };
         if trace.sent && !trace.has_unsent() {
@@ -450,7 +414,7 @@ impl Core {
         }
         self.stats.incomplete += u64::from(end == TraceEnd::Incomplete);
         self.stats.late += u64::from(end == TraceEnd::Late);
-        self.completed.push(build::finish(trace, end, now, &self.detached));
+        self.completed.push(self.arranger.finish(trace, end, now, &self.names));
     }
 
     fn tick(&mut self, now: MonoNs) {
@@ -462,12 +426,7 @@ impl Core {
         let waited = |trace: &OpenTrace| {
             !trace.sent && trace.root_closed.is_some_and(|at| now.since(at) >= self.limits.grace)
         };
-        let over: Vec<TraceKey> = self
-            .oldest
-            .iter()
-            .filter(|key| self.traces.get(key).is_some_and(|trace| waited(trace)))
-            .copied()
-            .collect();
+        let over = self.traces.those(waited);
         for key in over {
             self.send(key, now);
         }

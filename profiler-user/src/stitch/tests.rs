@@ -13,6 +13,7 @@ use super::generator::{
 };
 use super::{IdSource, Limits, StitchStats, Stitcher};
 
+mod folded;
 mod until;
 mod unwinding;
 

@@ -1,14 +1,33 @@
 //! The traces that are not finished.
 
-use std::sync::Arc;
+use std::num::NonZeroU64;
 
 use rustc_hash::FxHashMap;
 
-use crate::model::{Evidence, ExitKind, Folded, Lane, MonoNs, ProbeId, Span, SpanId, Tid, TraceId};
+use crate::model::{ExitKind, Folded, Lane, MonoNs, ProbeId, SpanId, Tid, TraceId};
 
-/// A trace, in the order they began.
+use super::names::Names;
+
+/// A trace: its number, in the order they began, and where it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TraceKey(pub(super) u64);
+pub(super) struct TraceKey(NonZeroU64);
+
+impl TraceKey {
+    /// The most traces that can be told apart by where they are kept.
+    pub(super) const PLACES: usize = 1 << Self::PLACE_BITS;
+    const PLACE_BITS: u32 = 24;
+    /// The key of no trace.
+    const NOBODYS: Self = Self(NonZeroU64::MIN);
+
+    /// The key of the trace `number`, from 1. 2⁴⁰ of them are more than a run can have.
+    pub(super) const fn new(number: u64, place: u32) -> Self {
+        Self(NonZeroU64::MIN.saturating_add((number << Self::PLACE_BITS | place as u64) - 1))
+    }
+
+    pub(super) const fn place(self) -> usize {
+        self.0.get() as usize & (Self::PLACES - 1)
+    }
+}
 
 /// A span of an unfinished trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,28 +38,99 @@ pub(super) struct SpanRef {
     generation: u32,
 }
 
-/// A span whose trace is not finished.
+/// What a span stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// A call of the probe.
+    Call(ProbeId),
+    /// A wait between the two sides of a hand-off, by number.
+    Wait(u16),
+}
+
+/// Why a span has its parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Basis {
+    Stack,
+    /// By number of the hand-off.
+    Handoff(u16),
+    None,
+}
+
+/// What few spans have.
 #[derive(Clone, Debug)]
-pub(super) struct Open {
-    pub(super) span: Span,
-    parent: Option<u32>,
-    pub(super) closed: bool,
-    children: u32,
-    generation: u32,
-    /// The event that took the key this span (or its links) rests on; 0: none.
-    rests_on: u64,
-    /// Not to be sent: it was folded away, cut out, or has been sent before.
-    pub(super) gone: bool,
-    /// Cut out: what hung here has no proven parent.
-    cut: bool,
+pub(super) struct More {
+    pub(super) lost: u64,
+    pub(super) links: Vec<(TraceId, SpanId)>,
+    pub(super) calls: u64,
+    pub(super) folded: Option<Folded>,
     /// Of calls that the kernel side added up: those whose ends it saw.
     pub(super) ended: u64,
 }
 
+impl Default for More {
+    fn default() -> Self {
+        Self { lost: 0, links: Vec::new(), calls: 1, folded: None, ended: 0 }
+    }
+}
+
+/// A span whose trace is not finished. Small: there may be many, and each is read again when it ends
+/// and when its trace does.
+#[derive(Clone, Debug)]
+pub(super) struct Open {
+    pub(super) id: SpanId,
+    pub(super) start: MonoNs,
+    pub(super) end: MonoNs,
+    /// The event that took the key this span (or its links) rests on; 0: none.
+    rests_on: u64,
+    pub(super) more: Option<Box<More>>,
+    pub(super) lane: Lane,
+    pub(super) tid: Tid,
+    /// Index of its parent, or [`NO_PARENT`].
+    parent: u32,
+    children: u32,
+    generation: u32,
+    pub(super) what: What,
+    pub(super) basis: Basis,
+    pub(super) exit: ExitKind,
+    pub(super) root: bool,
+    pub(super) closed: bool,
+    /// Not to be sent: it was folded away, cut out, or has been sent before.
+    pub(super) gone: bool,
+    /// Cut out: what hung here has no proven parent.
+    cut: bool,
+}
+
+/// No index: the limits keep them far below.
+const NO_PARENT: u32 = u32::MAX;
+
 impl Open {
-    pub(super) const fn cut(&self) -> bool {
+    pub(super) fn parent(&self) -> Option<u32> {
+        (self.parent != NO_PARENT).then_some(self.parent)
+    }
+
+    /// What few spans have, to be changed.
+    pub(super) fn more(&mut self) -> &mut More {
+        self.more.get_or_insert_default()
+    }
+
+    pub(super) const fn is_cut(&self) -> bool {
         self.cut
     }
+
+    const fn duration(&self) -> u64 {
+        self.end.since(self.start)
+    }
+}
+
+/// What there is of a trace that is over its bound, or that has calls the kernel side added up.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Folding {
+    /// Indices of its spans to use again.
+    free: Vec<u32>,
+    /// Into which span the calls of a name below a parent are folded.
+    into: FxHashMap<(u32, u32), u32>,
+    /// The spans of calls that the kernel side adds up, by parent and function.
+    pub(super) added_up: FxHashMap<(u32, ProbeId), SpanRef>,
 }
 
 /// An unfinished trace.
@@ -49,30 +139,23 @@ pub(super) struct OpenTrace {
     key: TraceKey,
     pub(super) id: TraceId,
     pub(super) spans: Vec<Open>,
-    /// Indices of `spans` to use again.
-    free: Vec<u32>,
-    /// Into which span the calls of a name below a parent are folded.
-    folds: FxHashMap<(u32, Arc<str>), u32>,
-    /// The spans of calls that the kernel side adds up, by parent and function.
-    pub(super) kernel_folds: FxHashMap<(u32, ProbeId), SpanRef>,
-    open: usize,
+    pub(super) folding: Option<Box<Folding>>,
     /// The latest event that took a key for it.
     latest_take: u64,
     /// When the root closed; none while it is open.
     pub(super) root_closed: Option<MonoNs>,
+    open: u32,
     /// A part of it has been sent.
     pub(super) sent: bool,
 }
 
 /// What a new span is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct NewSpan {
     pub(super) id: SpanId,
-    pub(super) name: Arc<str>,
-    pub(super) stage: Option<Arc<str>>,
-    pub(super) probe: Option<ProbeId>,
+    pub(super) what: What,
     pub(super) root: bool,
-    pub(super) evidence: Evidence,
+    pub(super) basis: Basis,
     pub(super) start: MonoNs,
     pub(super) lane: Lane,
     pub(super) tid: Tid,
@@ -82,64 +165,69 @@ pub(super) struct NewSpan {
 }
 
 impl OpenTrace {
-    pub(super) fn new(key: TraceKey, id: TraceId) -> Self {
+    /// A place for a trace.
+    pub(super) const fn nobodys() -> Self {
         Self {
-            key,
-            id,
+            key: TraceKey::NOBODYS,
+            id: TraceId(0),
             spans: Vec::new(),
-            free: Vec::new(),
-            folds: FxHashMap::default(),
-            kernel_folds: FxHashMap::default(),
-            open: 0,
+            folding: None,
             latest_take: 0,
             root_closed: None,
+            open: 0,
             sent: false,
         }
     }
 
+    /// A trace begins here.
+    pub(super) const fn begin(&mut self, key: TraceKey, id: TraceId) {
+        (self.key, self.id) = (key, id);
+    }
+
+    /// The place is free again, with room for so many spans at most.
+    pub(super) fn end(&mut self, kept: usize) {
+        let mut spans = std::mem::take(&mut self.spans);
+        spans.clear();
+        if spans.capacity() > kept {
+            spans = Vec::new();
+        }
+        *self = Self { spans, ..Self::nobodys() };
+    }
+
+    pub(super) const fn key(&self) -> TraceKey {
+        self.key
+    }
+
     /// Adds an open span.
     pub(super) fn add(&mut self, new: NewSpan, parent: Option<u32>) -> SpanRef {
-        let parent_id = parent.and_then(|parent| {
-            let parent = self.spans.get_mut(parent as usize)?;
-            parent.children += 1;
-            Some(parent.span.id)
+        let parent = parent.filter(|parent| {
+            let parent = self.spans.get_mut(*parent as usize);
+            parent.map(|parent| parent.children += 1).is_some()
         });
-        let NewSpan { id, name, stage, probe, root, evidence, start, lane, tid, lost, rests_on } =
-            new;
-        let span = Span {
-            id,
-            parent: parent_id,
-            evidence,
-            name,
-            stage,
-            probe,
-            root,
-            start,
-            end: start,
-            exit: ExitKind::Open,
-            lane,
-            tid,
-            self_time: 0,
-            lost,
-            shared: 1,
-            links: Vec::new(),
-            calls: 1,
-            folded: None,
-        };
+        let NewSpan { id, what, root, basis, start, lane, tid, lost, rests_on } = new;
         self.open += 1;
         self.latest_take = self.latest_take.max(rests_on);
         let mut open = Open {
-            span,
-            parent,
-            closed: false,
+            id,
+            start,
+            end: start,
+            rests_on,
+            more: (lost > 0).then(|| Box::new(More { lost, ..More::default() })),
+            lane,
+            tid,
+            parent: parent.unwrap_or(NO_PARENT),
             children: 0,
             generation: 0,
-            rests_on,
+            what,
+            basis,
+            exit: ExitKind::Open,
+            root,
+            closed: false,
             gone: false,
             cut: false,
-            ended: 0,
         };
-        if let Some(index) = self.free.pop()
+        if let Some(folding) = &mut self.folding
+            && let Some(index) = folding.free.pop()
             && let Some(slot) = self.spans.get_mut(index as usize)
         {
             open.generation = slot.generation.wrapping_add(1);
@@ -169,7 +257,7 @@ impl OpenTrace {
     }
 
     pub(super) fn parent_of(&self, span: SpanRef) -> Option<SpanRef> {
-        let index = self.get(span)?.parent?;
+        let index = self.get(span)?.parent()?;
         let generation = self.spans.get(index as usize)?.generation;
         Some(SpanRef { trace: self.key, index, generation })
     }
@@ -177,11 +265,11 @@ impl OpenTrace {
     /// Links a span to another giver of its work.
     pub(super) fn link(&mut self, span: SpanRef, link: (TraceId, SpanId), taken: u64) {
         let Some(open) = self.get_mut(span) else { return };
-        if open.span.links.contains(&link) {
+        let links = &mut open.more().links;
+        if links.contains(&link) {
             return;
         }
-        open.span.links.push(link);
-        open.span.shared += 1;
+        links.push(link);
         open.rests_on = taken;
         self.latest_take = self.latest_take.max(taken);
     }
@@ -193,9 +281,9 @@ impl OpenTrace {
         let bound = if exit == ExitKind::Inferred { self.bound(open.parent, end) } else { end };
         let Some(open) = self.get_mut(span) else { return };
         open.closed = true;
-        open.span.exit = exit;
-        open.span.end = end.min(bound).max(open.span.start);
-        let end = open.span.end;
+        open.exit = exit;
+        open.end = end.min(bound).max(open.start);
+        let end = open.end;
         self.open -= 1;
         if span.index == 0 {
             self.root_closed = Some(end);
@@ -203,56 +291,62 @@ impl OpenTrace {
     }
 
     /// The earliest end among what has closed above.
-    fn bound(&self, mut above: Option<u32>, end: MonoNs) -> MonoNs {
+    fn bound(&self, mut above: u32, end: MonoNs) -> MonoNs {
         let mut bound = end;
-        while let Some(open) = above.and_then(|index| self.spans.get(index as usize)) {
+        while let Some(open) = self.spans.get(above as usize) {
             if open.closed {
-                bound = bound.min(open.span.end);
+                bound = bound.min(open.end);
             }
             above = open.parent;
         }
         bound
     }
 
+    fn is_over_its_bound(&self, limit: usize) -> bool {
+        self.spans.len() > limit
+            && self.spans.len() - self.folding.as_ref().map_or(0, |it| it.free.len()) > limit
+    }
+
     /// The span that stands for all calls of a name below a parent, once the trace is over its
     /// bound and there is one.
-    pub(super) fn stands_for(&self, span: SpanRef, limit: usize) -> Option<SpanRef> {
-        if self.spans.len() - self.free.len() <= limit {
+    pub(super) fn stands_for(&self, span: SpanRef, limit: usize, names: &Names) -> Option<SpanRef> {
+        if !self.is_over_its_bound(limit) {
             return None;
         }
         let open = self.get(span)?;
-        let index = *self.folds.get(&(open.parent?, Arc::clone(&open.span.name)))?;
+        let name = (open.parent()?, names.of(open.what));
+        let index = *self.folding.as_ref()?.into.get(&name)?;
         let first = self.spans.get(index as usize).filter(|first| !first.gone)?;
         Some(SpanRef { trace: self.key, index, generation: first.generation })
     }
 
     /// Folds a closed leaf into its first sibling of the same name, if the trace is over its bound.
     /// Whether it did.
-    pub(super) fn fold(&mut self, span: SpanRef, limit: usize) -> bool {
-        if self.spans.len() - self.free.len() <= limit {
+    pub(super) fn fold(&mut self, span: SpanRef, limit: usize, names: &Names) -> bool {
+        if !self.is_over_its_bound(limit) {
             return false;
         }
         let Some(open) = self.get(span).filter(|open| !open.gone) else { return false };
-        let (Some(parent), true) = (open.parent, open.closed) else { return false };
-        if open.children > 0 {
+        let (Some(parent), true) = (open.parent(), open.closed) else { return false };
+        let name = (parent, names.of(open.what));
+        let (is_leaf, duration) = (open.children == 0, open.duration());
+        let lost = open.more.as_ref().map_or(0, |more| more.lost);
+        let folding = self.folding.get_or_insert_default();
+        let into = *folding.into.entry(name).or_insert(span.index);
+        if !is_leaf {
             // What hangs below it stays; later calls, and what they call, fold into these.
-            let name = (parent, Arc::clone(&open.span.name));
-            self.folds.entry(name).or_insert(span.index);
             return false;
         }
-        let duration = open.span.duration();
-        let lost = open.span.lost;
-        let name = (parent, Arc::clone(&open.span.name));
-        let into = *self.folds.entry(name.clone()).or_insert(span.index);
         let sibling = self.spans.get_mut(into as usize).filter(|_| into != span.index);
         let Some(sibling) = sibling else { return false };
         if sibling.gone {
             // It has been sent or cut out.
-            self.folds.insert(name, span.index);
+            folding.into.insert(name, span.index);
             return false;
         }
-        let first = sibling.span.duration();
-        let into = &mut sibling.span;
+        folding.free.push(span.index);
+        let first = sibling.duration();
+        let into = sibling.more();
         let folded = into.folded.get_or_insert(Folded { sum: first, min: first, max: first });
         folded.sum += duration;
         folded.min = folded.min.min(duration);
@@ -267,7 +361,6 @@ impl OpenTrace {
             // Whoever still holds it must not take the next user of its place for it.
             open.generation = open.generation.wrapping_add(1);
         }
-        self.free.push(span.index);
         true
     }
 
@@ -284,16 +377,15 @@ impl OpenTrace {
             if open.gone && open.cut {
                 continue;
             }
-            if let Some(list) = open.parent.and_then(|parent| children.get_mut(parent as usize)) {
+            if let Some(list) = children.get_mut(open.parent as usize) {
                 list.push(index);
             }
             if open.rests_on > since {
-                if matches!(open.span.evidence, Evidence::Handoff(_)) {
+                if matches!(open.basis, Basis::Handoff(_)) {
                     next.push(index);
                 } else {
-                    count += open.span.links.len() as u64;
-                    open.span.links.clear();
-                    open.span.shared = 1;
+                    let links = open.more.as_mut().map(|more| std::mem::take(&mut more.links));
+                    count += links.map_or(0, |links| links.len() as u64);
                     open.rests_on = 0;
                 }
             }

@@ -18,27 +18,30 @@ mod encoding {
 /// The search table of `.eh_frame_hdr`.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
-    /// Start of a function and address of its description, by start.
-    table: Vec<(u64, u64)>,
+    /// Start of a function and address of its description, by start, from `base` on.
+    table: Vec<(i32, i32)>,
+    base: u64,
 }
 
 impl Frames {
     /// Reads the table. One that is absent, broken, or written in a way no linker we know uses is
     /// empty: nothing but the ends of nameless functions depends on it.
     pub(super) fn read(elf: &Elf) -> Self {
-        Self { table: table(elf).unwrap_or_default() }
+        table(elf).unwrap_or_default()
     }
 
     /// The function around an address.
     pub(super) fn around(&self, elf: &Elf, address: u64) -> Option<Range> {
-        let after = self.table.partition_point(|&(start, _)| start <= address);
+        let at = |offset: i32| self.base.checked_add_signed(i64::from(offset));
+        let after = self.table.partition_point(|&(start, _)| at(start) <= Some(address));
         let &(start, description) = self.table.get(after.checked_sub(1)?)?;
+        let (start, description) = (at(start)?, at(description)?);
         let range = Range { start, end: start.checked_add(length(elf, start, description)?)? };
         range.contains(address).then_some(range)
     }
 }
 
-fn table(elf: &Elf) -> Option<Vec<(u64, u64)>> {
+fn table(elf: &Elf) -> Option<Frames> {
     let section = elf.section(b".eh_frame_hdr")?;
     let bytes = elf.section_bytes(section).ok()?;
     let (head, rest) = bytes.split_first_chunk::<4>()?;
@@ -50,20 +53,19 @@ fn table(elf: &Elf) -> Option<Vec<(u64, u64)>> {
     }
     let (count, entries) = rest.get(4..)?.split_first_chunk::<4>()?;
     let count = u32::from_le_bytes(*count) as usize;
-    let relative =
-        |word: [u8; 4]| section.address.checked_add_signed(i64::from(i32::from_le_bytes(word)));
-    let mut table: Vec<(u64, u64)> = entries
-        .as_chunks::<8>()
-        .0
-        .iter()
-        .take(count)
-        .filter_map(|&[a, b, c, d, e, f, g, h]| {
-            Some((relative([a, b, c, d])?, relative([e, f, g, h])?))
+    let base = section.address;
+    let is_address = |offset: i32| base.checked_add_signed(i64::from(offset)).is_some();
+    let entries = entries.as_chunks::<8>().0.iter().take(count);
+    let mut table: Vec<(i32, i32)> = entries
+        .map(|&[a, b, c, d, e, f, g, h]| {
+            (i32::from_le_bytes([a, b, c, d]), i32::from_le_bytes([e, f, g, h]))
         })
+        .filter(|&(start, description)| is_address(start) && is_address(description))
         .collect();
     // The linker sorts it; a table that lies must not lead the search astray.
     table.sort_unstable();
-    Some(table)
+    table.shrink_to_fit();
+    Some(Frames { table, base })
 }
 
 /// The length of the function that a frame description (FDE) at an address tells of.

@@ -51,7 +51,7 @@ impl SymbolSet {
                     base_name: read.base.into(),
                     linkage: name::without_version(&linkage).into(),
                     address: VirtAddr(symbol.address),
-                    size: symbol.size,
+                    size: u64::from(symbol.size),
                 });
             }
         }

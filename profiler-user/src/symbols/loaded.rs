@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use object::elf::{SHT_DYNSYM, SHT_SYMTAB, SectionType};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 
 use super::elf::{Elf, Range};
 use super::frames::Frames;
 use super::name::{self, Name};
 use super::nearest::Components;
 use super::pattern::Pattern;
-use super::table::{Kind, Symbol, Table};
+use super::table::{self, Kind, Symbol, Table};
 use super::{CodePart, Function, SymbolError, debug_file};
 use crate::target::ObjectId;
 
@@ -21,10 +21,10 @@ use crate::target::ObjectId;
 const NESTED: usize = 64;
 
 /// A symbol of an object: which table, which entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SymbolId {
-    table: usize,
-    index: usize,
+    table: u32,
+    index: u32,
 }
 
 /// A symbol that matches.
@@ -35,15 +35,26 @@ pub(super) struct Hit {
     symbol: SymbolId,
 }
 
-/// The parts split off from functions.
+/// The parts split off from functions. There may be as many as functions: names stay where they are.
 #[derive(Debug, Default)]
 struct ColdParts {
-    /// By the name of the function they belong to.
-    by_parent: FxHashMap<Vec<u8>, Vec<SymbolId>>,
-    /// The functions of those names.
-    parents: FxHashMap<Vec<u8>, Vec<SymbolId>>,
-    /// Those of the names that several functions have: static ones of several source files.
-    shared: FxHashSet<Vec<u8>>,
+    /// By the hash of the name of the function they belong to.
+    by_parent: Vec<(u64, SymbolId)>,
+    /// The functions of those names, by its hash.
+    parents: Vec<(u64, SymbolId)>,
+}
+
+impl ColdParts {
+    /// What may be of a name: all that is, and what has another of the same hash.
+    fn of<'a>(
+        list: &'a [(u64, SymbolId)],
+        name: &[u8],
+    ) -> impl Iterator<Item = SymbolId> + use<'a> {
+        let wanted = table::hash(name);
+        let from = list.partition_point(|(hash, _)| *hash < wanted);
+        let alike = list.get(from..).unwrap_or_default().iter();
+        alike.take_while(move |(hash, _)| *hash == wanted).map(|(_, id)| *id)
+    }
 }
 
 /// An object and its symbols.
@@ -76,11 +87,12 @@ impl Loaded {
     }
 
     fn arranged(elf: Elf, tables: Vec<Table>, complete: bool) -> Self {
-        let mut starts: Vec<_> = ids(&tables)
-            .map(|id| (&tables[id.table].symbols[id.index], id))
-            .filter(|(symbol, _)| symbol.kind != Kind::NoCode)
-            .map(|(symbol, id)| (symbol.address, id))
-            .collect();
+        let with_code = |id: SymbolId| {
+            let symbol = &tables[id.table as usize].symbols[id.index as usize];
+            (symbol.kind != Kind::NoCode).then_some((symbol.address, id))
+        };
+        let mut starts: Vec<_> = ids(&tables).filter_map(with_code).collect();
+        starts.shrink_to_fit();
         starts.sort_by_key(|&(address, _)| address);
         Self {
             elf,
@@ -96,28 +108,40 @@ impl Loaded {
 
     fn cold(&self) -> &ColdParts {
         self.cold.get_or_init(|| {
-            let mut cold = ColdParts::default();
+            let mut by_parent = Vec::new();
             for id in ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Cold) {
-                let name = self.tables[id.table].name(self.symbol(id));
-                if let Some(parent) = name::cold_parent(&name) {
-                    cold.by_parent.entry(parent.as_bytes().to_vec()).or_default().push(id);
-                }
+                let name = self.table(id).name(self.symbol(id));
+                by_parent
+                    .extend(name::cold_parent(&name).map(|of| (table::hash(of.as_bytes()), id)));
             }
+            by_parent.sort_unstable();
+            by_parent.shrink_to_fit();
+            let mut parents = Vec::new();
             for id in ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function) {
-                let name = self.tables[id.table].raw_name(self.symbol(id));
-                if !cold.by_parent.contains_key(name) {
-                    continue;
+                let name = self.table(id).raw_name(self.symbol(id));
+                if ColdParts::of(&by_parent, name).next().is_some() {
+                    parents.push((table::hash(name), id));
                 }
-                let parents = cold.parents.entry(name.to_vec()).or_default();
-                if let Some(&first) = parents.first()
-                    && self.symbol(first).address != self.symbol(id).address
-                {
-                    cold.shared.insert(name.to_vec());
-                }
-                parents.push(id);
             }
-            cold
+            parents.sort_unstable();
+            parents.shrink_to_fit();
+            ColdParts { by_parent, parents }
         })
+    }
+
+    /// The parts split off from the functions of a name.
+    fn cold_parts_of(&self, name: &[u8]) -> impl Iterator<Item = SymbolId> {
+        ColdParts::of(&self.cold().by_parent, name).filter(move |&id| {
+            let cold = self.table(id).name(self.symbol(id));
+            name::cold_parent(&cold).is_some_and(|parent| parent.as_bytes() == name)
+        })
+    }
+
+    /// The functions of a name of which parts were split off. There are several of static ones of
+    /// several source files.
+    fn parents(&self, name: &[u8]) -> impl Iterator<Item = SymbolId> {
+        let is_it = move |id: &SymbolId| self.table(*id).raw_name(self.symbol(*id)) == name;
+        ColdParts::of(&self.cold().parents, name).filter(is_it)
     }
 
     /// The symbols with code that match a pattern.
@@ -141,7 +165,7 @@ impl Loaded {
                 let linkage = table.name(symbol);
                 let name = name::read(&linkage);
                 if pattern.matches(&linkage, &name) {
-                    let symbol_id = SymbolId { table: at, index };
+                    let symbol_id = SymbolId { table: at as u32, index: index as u32 };
                     hits.push(Hit { address: symbol.address, name, symbol: symbol_id });
                 }
             }
@@ -164,7 +188,7 @@ impl Loaded {
             self.tables.iter().enumerate().flat_map(|(at, table)| {
                 table.named(linkage).into_iter().map(move |index| (at, index))
             });
-        hits.map(|(table, index)| SymbolId { table, index })
+        hits.map(|(table, index)| SymbolId { table: table as u32, index: index as u32 })
             .filter(|&id| self.symbol(id).kind == kind)
             .map(|id| self.hit(id, name::read))
             .collect()
@@ -182,14 +206,14 @@ impl Loaded {
     pub(super) fn components(&self) -> &Components {
         self.components.get_or_init(|| {
             let functions = ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function);
-            let name = |id: SymbolId| self.tables[id.table].raw_name(self.symbol(id));
+            let name = |id: SymbolId| self.table(id).raw_name(self.symbol(id));
             Components::of(functions.map(|id| (id, name(id))))
         })
     }
 
     /// The name of a symbol, as its table has it.
     pub(super) fn linkage(&self, id: SymbolId) -> Cow<'_, str> {
-        self.tables[id.table].name(self.symbol(id))
+        self.table(id).name(self.symbol(id))
     }
 
     /// If only exported functions are known: how many, in words.
@@ -216,7 +240,7 @@ impl Loaded {
     /// Names that are exported, then short ones, go first.
     fn rank(&self, id: SymbolId) -> (bool, Reverse<bool>, usize, &[u8]) {
         let symbol = self.symbol(id);
-        let linkage = self.tables[id.table].raw_name(symbol);
+        let linkage = self.table(id).raw_name(symbol);
         // A size is worth more than none.
         (symbol.source != 0, Reverse(symbol.size != 0), linkage.len(), linkage)
     }
@@ -224,7 +248,7 @@ impl Loaded {
     /// The function of a symbol, with its code.
     pub(super) fn function(&self, object: ObjectId, hit: Hit) -> Result<Function, SymbolError> {
         let symbol = self.symbol(hit.symbol);
-        let linkage = self.tables[hit.symbol.table].name(symbol);
+        let linkage = self.table(hit.symbol).name(symbol);
         let code = self.elf.code(self.extent(symbol))?;
         let cold = self.cold_parts(symbol.address, &code)?;
         Ok(Function {
@@ -355,10 +379,10 @@ impl Loaded {
             return self.function(object, self.hit(id, read)).map(Some);
         }
         for &id in &here {
-            let name = self.tables[id.table].name(self.symbol(id));
+            let name = self.table(id).name(self.symbol(id));
             let Some(parent) = name::cold_parent(&name) else { continue };
-            let parents = self.cold().parents.get(parent.as_bytes()).into_iter().flatten();
-            for hit in self.distinct(parents.map(|&id| self.hit(id, read)).collect()) {
+            let parents = self.parents(parent.as_bytes());
+            for hit in self.distinct(parents.map(|id| self.hit(id, read)).collect()) {
                 let function = self.function(object, hit)?;
                 if function.cold.iter().any(|part| part.address.0 == start) {
                     return Ok(Some(function));
@@ -369,12 +393,16 @@ impl Loaded {
     }
 
     fn symbol(&self, id: SymbolId) -> &Symbol {
-        &self.tables[id.table].symbols[id.index]
+        &self.table(id).symbols[id.index as usize]
+    }
+
+    fn table(&self, id: SymbolId) -> &Table {
+        &self.tables[id.table as usize]
     }
 
     fn hit(&self, id: SymbolId, read: fn(&str) -> Name) -> Hit {
         let symbol = self.symbol(id);
-        let name = read(&self.tables[id.table].name(symbol));
+        let name = read(&self.table(id).name(symbol));
         Hit { address: symbol.address, name, symbol: id }
     }
 
@@ -392,7 +420,7 @@ impl Loaded {
     fn extent(&self, symbol: &Symbol) -> Range {
         let start = symbol.address;
         if symbol.size > 0 {
-            return Range { start, end: start.saturating_add(symbol.size) };
+            return Range { start, end: start.saturating_add(u64::from(symbol.size)) };
         }
         let framed = self.frames().around(&self.elf, start).filter(|range| range.start == start);
         framed.unwrap_or_else(|| {
@@ -408,10 +436,11 @@ impl Loaded {
         let mut parts: Vec<CodePart> = Vec::new();
         for id in self.at(address) {
             let parent = self.symbol(id);
-            let name = self.tables[id.table].raw_name(parent);
-            let Some(named) = self.cold().by_parent.get(name) else { continue };
-            let alone = !self.cold().shared.contains(name);
-            for &cold in named {
+            let name = self.table(id).raw_name(parent);
+            let mut addresses = self.parents(name).map(|id| self.symbol(id).address);
+            let first = addresses.next();
+            let alone = addresses.all(|address| Some(address) == first);
+            for cold in self.cold_parts_of(name) {
                 let symbol = self.symbol(cold);
                 let range = self.extent(symbol);
                 let same_source =
@@ -429,8 +458,8 @@ impl Loaded {
 }
 
 fn ids(tables: &[Table]) -> impl Iterator<Item = SymbolId> {
-    tables.iter().enumerate().flat_map(|(table, symbols)| {
-        (0..symbols.symbols.len()).map(move |index| SymbolId { table, index })
+    (0_u32..).zip(tables).flat_map(|(table, symbols)| {
+        (0_u32..).take(symbols.symbols.len()).map(move |index| SymbolId { table, index })
     })
 }
 

@@ -24,7 +24,7 @@ const SEARCHERS: usize = 8;
 const SHOWN: usize = 120;
 
 /// The symbols of a target's objects.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct SymbolSet {
     /// Where debug files are looked for.
     root: PathBuf,

@@ -13,6 +13,9 @@ use super::elf::{Elf, Section, string_at};
 use super::name;
 use super::pattern::Fragment;
 
+/// How many entries of a table are in memory at once as they are read: whole tables take megabytes.
+const AT_ONCE: u64 = 8192;
+
 /// What a symbol is to us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -28,8 +31,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Symbol {
     pub(super) address: u64,
-    /// 0: not stated.
-    pub(super) size: u64,
+    /// 0: not stated. No function is larger than what this holds.
+    pub(super) size: u32,
     /// Offset in the string table.
     name: u32,
     /// Which source file's local symbol it is, counted by the `STT_FILE` before it; 0 for none.
@@ -44,38 +47,22 @@ pub(super) struct Table {
     /// By the offset of their names.
     pub(super) symbols: Vec<Symbol>,
     /// By the hash of their names without a version: made when a whole name is first asked for.
-    by_name: OnceLock<Vec<(u64, u32)>>,
+    by_name: OnceLock<Vec<(u32, u32)>>,
 }
 
 impl Table {
     /// Reads a table of `elf`. Addresses are those of `main`, which has the code; the two are one
     /// unless `elf` is a debug file.
     pub(super) fn read(elf: &Elf, section: &Section, main: &Elf) -> Result<Self, SymbolError> {
-        let raw = elf.section_bytes(section)?;
         let strings = elf
             .sections
             .get(section.link as usize)
             .filter(|strings| strings.kind == elf::SHT_STRTAB.0)
             .ok_or_else(|| elf.broken("a symbol table without its string table"))?;
-        let strings = elf.section_bytes(strings)?;
-        let count = raw.len() / size_of::<Sym64<LE>>();
-        let (raw, _) = pod::slice_from_bytes::<Sym64<LE>>(&raw, count)
-            .map_err(|()| elf.broken("a symbol table is cut short"))?;
-        let mut source = 0;
-        let mut symbols: Vec<Symbol> = raw
-            .iter()
-            .filter_map(|symbol| {
-                if symbol.st_type() == elf::STT_FILE {
-                    source += 1;
-                    return None;
-                }
-                let local = symbol.st_bind() == elf::STB_LOCAL;
-                let source = if local { source } else { 0 };
-                Some(Symbol { source, ..read(symbol, main)? })
-            })
-            .filter(|symbol| !string_at(&strings, symbol.name).is_empty())
-            .collect();
+        let mut strings = elf.section_bytes(strings)?;
+        let mut symbols = functions(elf, section, main, &strings)?;
         symbols.sort_by_key(|symbol| symbol.name);
+        keep_named(&mut strings, &mut symbols);
         let mut this = Self { strings, symbols, by_name: OnceLock::new() };
         for index in this.containing(&memmem::Finder::new(".cold")) {
             if this.symbols[index].kind == Kind::Function
@@ -114,12 +101,12 @@ impl Table {
     pub(super) fn named(&self, linkage: &str) -> Vec<usize> {
         let by_name = self.by_name.get_or_init(|| {
             let hashed = (0_u32..).zip(&self.symbols);
-            let mut by_name: Vec<(u64, u32)> =
-                hashed.map(|(index, symbol)| (hash(self.raw_name(symbol)), index)).collect();
+            let mut by_name: Vec<(u32, u32)> =
+                hashed.map(|(index, symbol)| (short(self.raw_name(symbol)), index)).collect();
             by_name.sort_unstable();
             by_name
         });
-        let wanted = hash(linkage.as_bytes());
+        let wanted = short(linkage.as_bytes());
         let from = by_name.partition_point(|&(hash, _)| hash < wanted);
         let alike = by_name.get(from..).unwrap_or_default().iter();
         alike
@@ -155,11 +142,69 @@ impl Table {
     }
 }
 
-/// The hash of a name without its version.
-fn hash(name: &[u8]) -> u64 {
+/// What names functions in a symbol table.
+fn functions(
+    elf: &Elf,
+    section: &Section,
+    main: &Elf,
+    strings: &[u8],
+) -> Result<Vec<Symbol>, SymbolError> {
+    let entry = size_of::<Sym64<LE>>() as u64;
+    let (mut symbols, mut source) = (Vec::new(), 0);
+    let mut rest = (section.offset, section.size / entry);
+    while let (offset, left @ 1..) = rest {
+        let count = left.min(AT_ONCE);
+        let raw = elf.read(offset, count * entry)?;
+        let (raw, _) = pod::slice_from_bytes::<Sym64<LE>>(&raw, count as usize)
+            .map_err(|()| elf.broken("a symbol table is cut short"))?;
+        let found = raw.iter().filter_map(|symbol| {
+            if symbol.st_type() == elf::STT_FILE {
+                source += 1;
+                return None;
+            }
+            let local = symbol.st_bind() == elf::STB_LOCAL;
+            let source = if local { source } else { 0 };
+            Some(Symbol { source, ..read(symbol, main)? })
+        });
+        symbols.extend(found.filter(|symbol| !string_at(strings, symbol.name).is_empty()));
+        rest = (offset.saturating_add(count * entry), left - count);
+    }
+    symbols.shrink_to_fit();
+    Ok(symbols)
+}
+
+/// Moves the strings that name symbols together and forgets the others: the names of data, and what
+/// a symbol table has no use for. The symbols are sorted by name, and stay so.
+fn keep_named(strings: &mut Vec<u8>, symbols: &mut [Symbol]) {
+    // Linkers let a name be the end of another: the string that was moved last may have several.
+    let (mut from, mut end, mut to) = (0, 0, 0);
+    let mut kept = 0;
+    for symbol in symbols {
+        let name = symbol.name as usize;
+        if name >= end {
+            let rest = strings.get(name..).unwrap_or_default();
+            let length = memchr(0, rest).map_or(rest.len(), |nul| nul + 1);
+            (from, end, to) = (name, name + length, kept);
+            strings.copy_within(from..end, to);
+            kept += length;
+        }
+        symbol.name = (to + name - from) as u32;
+    }
+    strings.truncate(kept);
+    strings.shrink_to_fit();
+}
+
+/// The hash of a name without its version, half of it: there is one for every symbol.
+fn short(name: &[u8]) -> u32 {
     let end = memchr(b'@', name).unwrap_or(name.len());
+    let hash = hash(name.get(..end).unwrap_or(name));
+    (hash >> 32) as u32 ^ hash as u32
+}
+
+/// The hash of a name.
+pub(super) fn hash(name: &[u8]) -> u64 {
     let mut hasher = FxHasher::default();
-    hasher.write(name.get(..end).unwrap_or(name));
+    hasher.write(name);
     hasher.finish()
 }
 
@@ -175,7 +220,7 @@ fn read(symbol: &Sym64<LE>, main: &Elf) -> Option<Symbol> {
     };
     Some(Symbol {
         address,
-        size: symbol.st_size.get(LE),
+        size: u32::try_from(symbol.st_size.get(LE)).unwrap_or(u32::MAX),
         name: symbol.st_name.get(LE),
         source: 0,
         kind,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::goal::Goal;
 use super::median;
 use super::report::Section;
 use super::tracer::Build;
@@ -26,6 +27,8 @@ const COLLECTION: &str = "bench";
 const ROWS: u32 = 100_000;
 const LOAD_SECONDS: u64 = 10;
 const CLIENTS: &str = "4";
+/// What the agent may take at its peak.
+pub(super) const MOST_MEGABYTES: f64 = 50.0;
 
 /// One run of one program.
 struct Run {
@@ -33,7 +36,7 @@ struct Run {
     peak_kib: f64,
 }
 
-/// The sections `attach` and `memory`.
+/// The sections `attach` and `memory`, this one with its goals.
 ///
 /// # Errors
 /// When the server, qprof or bpftrace fails.
@@ -42,7 +45,7 @@ pub(super) fn run(
     venv: &MilvusVenv,
     qprof: &Build,
     runs: usize,
-) -> Result<Vec<Section>> {
+) -> Result<(Section, (Section, Vec<Goal>))> {
     let milvus = Milvus::start(venv, &context.root)?;
     milvus.fill(COLLECTION, ROWS)?;
     let plan = stdout_of(
@@ -60,10 +63,8 @@ pub(super) fn run(
         rivals.push(run_bpftrace(&script, milvus.pid())?);
     }
     let loaded = peak_after_load(qprof, &milvus)?;
-    Ok(vec![
-        attach_section(functions.len(), &ours, &rivals),
-        memory_section(&ours, &rivals, loaded),
-    ])
+    let attach = attach_section(functions.len(), &ours, &rivals);
+    Ok((attach, memory_section(&ours, &rivals, loaded)))
 }
 
 /// The functions of a plan, as bpftrace wants them: (object, linkage name).
@@ -225,13 +226,15 @@ fn attach_section(functions: usize, ours: &[Run], rivals: &[Run]) -> Section {
     }
 }
 
-fn memory_section(ours: &[Run], rivals: &[Run], loaded: f64) -> Section {
+fn memory_section(ours: &[Run], rivals: &[Run], loaded: f64) -> (Section, Vec<Goal>) {
     let peak = |runs: &[Run]| median(&runs.iter().map(|run| run.peak_kib).collect::<Vec<_>>());
     let (mine, theirs) = (peak(ours), peak(rivals));
     let row = |who: &str, kib: f64| {
         vec![who.to_owned(), format!("{:.0} MiB", kib / 1024.0), format!("{:.2}", kib / mine)]
     };
-    Section {
+    let goal =
+        Goal::megabytes("peak memory of qprof on a server".to_owned(), MOST_MEGABYTES, loaded);
+    let section = Section {
         name: "memory",
         title: "Peak resident memory of the agent".to_owned(),
         columns: vec!["program", "peak", "ratio"],
@@ -246,8 +249,9 @@ fn memory_section(ours: &[Run], rivals: &[Run], loaded: f64) -> Section {
             ("bpftrace_attached_kib".to_owned(), theirs),
             ("ratio".to_owned(), theirs / mine),
         ],
-        notes: Vec::new(),
-    }
+        notes: vec![goal.line()],
+    };
+    (section, vec![goal])
 }
 
 #[cfg(test)]

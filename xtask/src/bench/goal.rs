@@ -30,6 +30,18 @@ impl Goal {
         Self { what, bound: Bound::AtLeast(bound), measured, unit: "", enforced: true }
     }
 
+    /// A rate to reach, in millions a second; it belongs to a machine, so it is only printed.
+    pub(super) fn millions(what: String, bound: f64, measured: f64) -> Self {
+        let (bound, unit) = (Bound::AtLeast(bound), " million");
+        Self { what, bound, measured, unit, enforced: false }
+    }
+
+    /// Memory, in megabytes, that must not be more.
+    pub(super) fn megabytes(what: String, bound: f64, measured_kib: f64) -> Self {
+        let (bound, measured) = (Bound::AtMost(bound), measured_kib * 1024.0 / 1e6);
+        Self { what, bound, measured, unit: " MB", enforced: true }
+    }
+
     /// A time in seconds to stay below; absolute times belong to a machine, so it is only printed.
     pub(super) fn seconds(what: String, bound: f64, measured: f64) -> Self {
         Self { what, bound: Bound::AtMost(bound), measured, unit: " s", enforced: false }
@@ -76,5 +88,8 @@ mod tests {
         assert!(Goal::at_least("b".to_owned(), 4.0, 3.4).failure().is_none());
         assert!(Goal::at_least("b".to_owned(), 4.0, 3.0).failure().is_some());
         assert!(Goal::seconds("c".to_owned(), 1.0, 9.0).failure().is_none());
+        assert!(Goal::millions("d".to_owned(), 1.0, 0.1).failure().is_none());
+        let memory = Goal::megabytes("e".to_owned(), 50.0, 50_000.0);
+        assert!(memory.line().ends_with("at most 50 MB; measured 51.20 MB, **missed**."));
     }
 }

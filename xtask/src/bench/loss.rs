@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use anyhow::Result;
 
-use super::attach::peak_kib;
+use super::attach::{MOST_MEGABYTES, peak_kib};
+use super::goal::Goal;
 use super::report::Section;
 use super::talker::{Talker, compile};
 use super::tracer::{Build, Run, Tracer};
@@ -17,6 +18,8 @@ use crate::{say, sys};
 
 /// What must come through without loss, in spans a second, and for how long.
 const MUST: (u64, u64) = (20_000, 10);
+/// What that may take of the agent, percent of a core.
+const MOST_OF_A_CORE: f64 = 10.0;
 /// Then ever more, until something is lost or the target makes no more; 0 is as fast as it can.
 const LADDER: [u64; 6] = [50_000, 100_000, 200_000, 400_000, 800_000, 0];
 const LADDER_SECONDS: u64 = 4;
@@ -43,12 +46,15 @@ impl Load {
     }
 }
 
-/// The sections `loss` and `agent`, and whether anything was lost at the rate that must come
-/// through.
+/// The sections `loss` and `agent`, this one with its goals, and whether anything was lost at the rate
+/// that must come through.
 ///
 /// # Errors
 /// When the target does not build or run, or qprof fails.
-pub(super) fn run(context: &Context, build: &Build) -> Result<(Vec<Section>, bool)> {
+pub(super) fn run(
+    context: &Context,
+    build: &Build,
+) -> Result<(Section, (Section, Vec<Goal>), bool)> {
     let scratch = Scratch::new(context.root.join("target/bench-load"))?;
     let bench = Bench {
         build,
@@ -57,7 +63,7 @@ pub(super) fn run(context: &Context, build: &Build) -> Result<(Vec<Section>, boo
         scratch: &scratch,
     };
     let must = bench.load(MUST.0, MUST.1)?;
-    let lost = !must.is_whole();
+    let (lost, agent) = (!must.is_whole(), agent_section(&must));
     let mut loads = vec![must];
     for asked in LADDER {
         sys::check_stop()?;
@@ -69,8 +75,7 @@ pub(super) fn run(context: &Context, build: &Build) -> Result<(Vec<Section>, boo
             break;
         }
     }
-    let agent = loads.first().map(agent_section);
-    Ok((std::iter::once(loss_section(&loads)).chain(agent).collect(), lost))
+    Ok((loss_section(&loads), agent, lost))
 }
 
 struct Bench<'a> {
@@ -173,10 +178,15 @@ fn loss_section(loads: &[Load]) -> Section {
     }
 }
 
-fn agent_section(load: &Load) -> Section {
-    Section {
+fn agent_section(load: &Load) -> (Section, Vec<Goal>) {
+    let at = format!("at {} spans a second", load.asked);
+    let goals = vec![
+        Goal::at_most(format!("percent of a core {at}"), MOST_OF_A_CORE, load.agent_share * 100.0),
+        Goal::megabytes(format!("peak memory {at}"), MOST_MEGABYTES, load.agent_peak_kib),
+    ];
+    let section = Section {
         name: "agent",
-        title: format!("The agent at {} spans a second, for {} s", load.asked, MUST.1),
+        title: format!("The agent {at}, for {} s", MUST.1),
         columns: vec!["spans a second", "CPU, share of a core", "peak memory"],
         rows: vec![vec![
             format!("{:.0}", load.per_second),
@@ -188,8 +198,9 @@ fn agent_section(load: &Load) -> Section {
             ("core_share".to_owned(), load.agent_share),
             ("peak_kib".to_owned(), load.agent_peak_kib),
         ],
-        notes: Vec::new(),
-    }
+        notes: goals.iter().map(Goal::line).collect(),
+    };
+    (section, goals)
 }
 
 #[cfg(test)]
@@ -219,6 +230,8 @@ mod tests {
         assert_eq!(section.rows[1][2], "208");
         let section = loss_section(&[load(20_000, 0.0)]);
         assert!(section.notes[0].ends_with("the target does not make."));
-        assert_eq!(agent_section(&load(20_000, 0.0)).rows[0], ["100", "10.0 %", "2 MiB"]);
+        let (agent, goals) = agent_section(&load(20_000, 0.0));
+        assert_eq!(agent.rows[0], ["100", "10.0 %", "2 MiB"]);
+        assert!(goals.iter().all(|goal| goal.failure().is_none()));
     }
 }

@@ -135,19 +135,22 @@ impl Results {
             }
             "attach" => {
                 let venv = MilvusVenv::ensure(&context.cache)?;
-                self.sections.extend(attach::run(context, &venv, qprof, few)?);
+                let (attach, memory) = attach::run(context, &venv, qprof, few)?;
+                self.sections.push(attach);
+                self.with_goals(memory);
             }
             "stall" => self.with_goals(stall::run(context, qprof, runs)?),
             "loss" => {
-                let (sections, lost) = loss::run(context, qprof)?;
-                self.sections.extend(sections);
+                let (loss, agent, lost) = loss::run(context, qprof)?;
+                self.sections.push(loss);
+                self.with_goals(agent);
                 if lost {
                     self.failures.push(
                         "spans were lost at the rate that the default ring must carry".to_owned(),
                     );
                 }
             }
-            _ => self.sections.push(stitch::run(toolchain)?),
+            _ => self.with_goals(stitch::run(toolchain)?),
         }
         Ok(())
     }

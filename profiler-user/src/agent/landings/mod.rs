@@ -21,7 +21,7 @@ use learn::{Answer, Learned, Learner, News, Question, Recheck, Unknown};
 
 use crate::attach::{AttachError, Attached};
 use crate::model::{Ahead, Event, EventBody, FileOffset, Pid, ReturnAddr, Wanted};
-use crate::plan::{CostClass, ForeseenReturn, KernelForms, ProbePlan, ReturnNeeds};
+use crate::plan::{CostClass, Costs, ForeseenReturn, KernelForms, ProbePlan, ReturnNeeds};
 use crate::target::{CodeMap, Inode, MappedCode, MappedObject, Target};
 
 /// How many answers one turn takes: to attach them takes the kernel its time.
@@ -105,6 +105,9 @@ pub(super) struct Landings {
     /// Until the process becomes another program, or its end is read.
     space_by_pid: FxHashMap<Pid, u64>,
     needs: ReturnNeeds,
+    /// How many hits for nothing an emulated landing may have for each that ends a call, until the
+    /// return point, which is single-stepped, costs no more.
+    worth: u64,
     settling: BTreeMap<Pid, Instant>,
     begun: Instant,
     reviewed: Instant,
@@ -112,8 +115,8 @@ pub(super) struct Landings {
 }
 
 impl Landings {
-    /// `forms`: what this kernel may be trusted with.
-    pub(super) fn start(forms: KernelForms) -> std::io::Result<Self> {
+    /// `forms`: what this kernel may be trusted with; `costs`: what hits cost on it.
+    pub(super) fn start(forms: KernelForms, costs: &Costs) -> std::io::Result<Self> {
         let nowhere = Place { inode: (0, 0), offset: FileOffset(0), slot_offset: 0 };
         Ok(Self {
             learner: Learner::start(forms)?,
@@ -134,6 +137,7 @@ impl Landings {
             new_spaces: Vec::new(),
             space_by_pid: FxHashMap::default(),
             needs: ReturnNeeds::Value,
+            worth: review::worth(costs),
             settling: BTreeMap::new(),
             begun: Instant::now(),
             reviewed: Instant::now(),

@@ -21,7 +21,12 @@ const FEW: u64 = 2_000;
 const IDLE: u64 = 100;
 /// How much dearer than an emulated instruction a single-stepped one is: 3 on bare metal, 14 to 30
 /// in virtual machines.
-const DEARER: u64 = 14;
+pub(super) fn worth(costs: &Costs) -> u64 {
+    let times = costs.trap_of(CostClass::SingleStepped) / costs.trap_of(CostClass::Emulated);
+    #[expect(clippy::cast_sign_loss, reason = "both are costs, and a cast saturates")]
+    let times = times as u64;
+    times.clamp(2, 64)
+}
 
 impl Landings {
     /// Looks at what the kernel side has counted: exit sites that are not needed go, those that are
@@ -178,7 +183,7 @@ impl Landings {
             let matched = now.matched.saturating_sub(before.matched);
             let worth = match self.places.get(index) {
                 Some((_, CostClass::SingleStepped)) => 2,
-                _ => DEARER,
+                _ => self.worth,
             };
             if hits > matched.saturating_mul(worth).saturating_add(FEW) {
                 wasteful.insert(LandingId(index as u16));

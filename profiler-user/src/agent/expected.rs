@@ -1,0 +1,121 @@
+//! The line on what calls will cost, before anything of a plan is attached.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use profiler_common::ProbeId;
+
+use super::Prepared;
+use super::endings::ends_foreseen;
+use super::live::Exits;
+use crate::model::Watches;
+use crate::plan::{Costs, Ends, ProbePlan, call_costs};
+use crate::symbols::without_arguments;
+use crate::ui::duration;
+
+/// How many functions are named with their cost, and how long their names may be.
+const COSTED: usize = 3;
+const NAME: usize = 60;
+
+/// What a call of each function will cost, nanoseconds: once its landings stand, and until then.
+#[derive(Debug, Default)]
+pub(super) struct Expected(BTreeMap<String, (u64, u64)>);
+
+impl Expected {
+    /// Of prepared plans; the same functions of several processes count once.
+    pub(super) fn of_prepared<'a>(
+        prepared: impl Iterator<Item = &'a Prepared>,
+        costs: &Costs,
+        exits: Exits,
+    ) -> Self {
+        let mut expected = Self::default();
+        for prepared in prepared {
+            let foreseen = ends_foreseen(prepared);
+            let ends = |id| foreseen.get(&id).copied().unwrap_or_default();
+            expected.add(&prepared.plan, costs, exits, &ends);
+        }
+        expected
+    }
+
+    /// Of a plan of which it is not looked up where its calls come back.
+    pub(super) fn of_plan(plan: &ProbePlan, costs: &Costs, exits: Exits) -> Self {
+        let mut expected = Self::default();
+        expected.add(plan, costs, exits, &|_| Ends::default());
+        expected
+    }
+
+    fn add(
+        &mut self,
+        plan: &ProbePlan,
+        costs: &Costs,
+        exits: Exits,
+        ends: &dyn Fn(ProbeId) -> Ends,
+    ) {
+        let ends = |id| match exits {
+            Exits::Landings => ends(id),
+            Exits::Rets => Ends::RETS,
+        };
+        let calls = call_costs(plan, costs, &ends);
+        for (probe, cost) in plan.probes.iter().zip(&calls) {
+            let rule = plan.rules.probes.get(probe.id.index());
+            if rule.is_none_or(|rule| rule.watches == Watches::Calls) {
+                let name = without_arguments(&probe.function);
+                let (call, early) = self.0.entry(name).or_default();
+                *call = cost.call_ns().max(*call);
+                *early = cost.early_call_ns().max(*early);
+            }
+        }
+    }
+
+    /// As a line; none where nothing is called. `measured`: on this machine.
+    pub(super) fn line(&self, measured: bool) -> Option<String> {
+        let mut dearest: Vec<(u64, &str)> =
+            self.0.iter().map(|(name, (call, _))| (*call, name.as_str())).collect();
+        dearest.sort_by_key(|(call, _)| Reverse(*call));
+        let ((most, _), (least, _)) = (dearest.first()?, dearest.last()?);
+        let calls = if most == least {
+            duration(*most)
+        } else {
+            format!("{} to {}", duration(*least), duration(*most))
+        };
+        let early = self.0.values().map(|(_, early)| *early).max().filter(|early| early > most);
+        let early = early.map_or_else(String::new, |ns| {
+            format!(" (up to {} until it is known where calls come back)", duration(ns))
+        });
+        let named = dearest.iter().take(COSTED).map(|(ns, name)| {
+            let name: String = name.chars().take(NAME).collect();
+            format!("{name} {}", duration(*ns))
+        });
+        let named: Vec<String> = named.collect();
+        let more = match dearest.len().saturating_sub(COSTED) {
+            0 => String::new(),
+            more => format!(", and {more} more"),
+        };
+        let assumed = if measured { "" } else { "; assumed, not measured here" };
+        let named = named.join(", ");
+        Some(format!("cost: {calls} a call{early}, dearest first: {named}{more}{assumed}\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_dearest_are_named() {
+        let mut expected = Expected::default();
+        assert_eq!(expected.line(true), None);
+        expected.0.insert("f".to_owned(), (2_500, 2_500));
+        let line = expected.line(true).unwrap();
+        assert_eq!(line, "cost: 2.50 µs a call, dearest first: f 2.50 µs\n");
+        for name in ["g", "h", "i"] {
+            expected.0.insert(name.to_owned(), (1_000, 11_000));
+        }
+        let line = expected.line(false).unwrap();
+        assert_eq!(
+            line,
+            "cost: 1.00 µs to 2.50 µs a call (up to 11.0 µs until it is known where calls come back), \
+             dearest first: f 2.50 µs, g 1.00 µs, h 1.00 µs, and 1 more; assumed, not measured here\n"
+        );
+    }
+}
