@@ -18,6 +18,8 @@ pub const SILENCED: &str = "SILENCED";
 pub const FOLDS: &str = "FOLDS";
 /// Hash of process ids (`u32` to [`crate::TargetState`]): the targets, where there are several.
 pub const TARGETS: &str = "TARGETS";
+/// Hash of process ids (`u32`) to the words with which their C library mangles a `jmp_buf` (`u64`).
+pub const GUARDS: &str = "GUARDS";
 /// Hash of [`crate::ReturnKey`] to [`crate::Return`].
 pub const RETURNS: &str = "RETURNS";
 /// Per-CPU array of [`crate::LandingCount`], by [`crate::LandingId`].

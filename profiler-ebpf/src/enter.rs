@@ -44,7 +44,7 @@ pub(crate) fn run(ctx: &ProbeContext) {
         None => {}
     }
     if cookie.has(Cookie::UNWINDS) || cookie.has(Cookie::JUMPS) {
-        witness(&mut lane, &hit, slot);
+        before_unwinding(&mut lane, &hit, slot);
     }
     let mut below = None;
     if cookie.has(Cookie::FOLD) {
@@ -75,6 +75,11 @@ pub(crate) fn run(ctx: &ProbeContext) {
     }
     if cookie.has(Cookie::HAS_CAPTURE) {
         capture::run(&hit, probe, Role::Enter, &mut record);
+        if let Some(lane) = &mut lane
+            && cookie.has(Cookie::JUMPS)
+        {
+            in_trace::jump(lane, hit.thread, slot, record.words[0]);
+        }
     }
     debug!(
         ctx,
@@ -89,7 +94,7 @@ pub(crate) fn run(ctx: &ProbeContext) {
 
 /// Calls are gone, or are about to be.
 #[inline(always)]
-fn witness(lane: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64) {
+fn before_unwinding(lane: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64) {
     let Some(lane) = lane else { return };
     if lane.folds != 0 {
         fold::flush(lane, hit.time, hit.thread);

@@ -5,7 +5,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 
 use crate::hit::{is_target, now, thread_header};
-use crate::maps::TARGETS;
+use crate::maps::{GUARDS, TARGETS};
 use crate::{emit, entry, lane};
 
 /// `sched_process_exec(task, old_pid, bprm)`: on the one thread that is left, which has taken over
@@ -18,6 +18,8 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
         return;
     }
     begin_space((thread >> 32) as u32, time);
+    // User space finds the new program's.
+    let _ = GUARDS.remove(&((thread >> 32) as u32));
     let old_tid: u32 = ctx.arg(1);
     if old_tid != thread as u32 {
         // That number is no thread's any more, and no end of it will be seen.

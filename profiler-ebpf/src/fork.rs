@@ -7,7 +7,7 @@ use profiler_common::target_state::OBSERVED;
 use profiler_common::{Counter, EventKind, EventRecord, MAX_WORDS, TargetState};
 
 use crate::hit::{now, space_of, thread_header};
-use crate::maps::TARGETS;
+use crate::maps::{GUARDS, TARGETS};
 use crate::task::Task;
 use crate::{count, emit};
 
@@ -28,6 +28,10 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     if TARGETS.insert(&child, &state, u64::from(BPF_ANY)).is_err() {
         count::count(Counter::TargetTableFull);
         return;
+    }
+    if let Some(guard) = GUARDS.get_ptr(&parent) {
+        // SAFETY: a live map value. A child whose guard is not known is recorded in too much.
+        let _ = GUARDS.insert(&child, unsafe { &*guard }, u64::from(BPF_ANY));
     }
     let mut record =
         EventRecord { header: thread_header(time, thread, EventKind::Fork), words: [0; MAX_WORDS] };

@@ -4,7 +4,10 @@
 //! little would lie.
 
 use crate::lane::NEAR;
-use crate::maps::{Awaited, LaneState, TRACES};
+use crate::maps::{Awaited, GUARDS, LaneState, TRACES};
+
+/// As large as a thread's stack is, as a rule.
+const STACK: u64 = 8 << 20;
 
 /// A call that begins or takes a trace has begun; what to remember of it.
 #[inline(always)]
@@ -38,6 +41,32 @@ pub(crate) fn close(lane: &mut LaneState, slot: u64) {
             *trace = 0;
         }
     }
+}
+
+/// A call jumps to where a word says, as `longjmp` does: calls between it and there are gone. The word
+/// is the stack pointer there, as it is or as glibc keeps it (`agent/jumps.rs` of user space reads the
+/// same).
+#[inline(always)]
+pub(crate) fn jump(lane: &mut LaneState, thread: u64, slot: u64, word: u64) {
+    const ROTATED: u32 = 17;
+    let guard = GUARDS.get_ptr(&((thread >> 32) as u32));
+    // SAFETY: a live map value.
+    let plain = guard.map_or(word, |guard| word.rotate_right(ROTATED) ^ unsafe { *guard });
+    let below = if is_above(slot, plain) { plain } else { word };
+    if !is_above(slot, below) {
+        return;
+    }
+    for trace in &mut lane.traces {
+        if *trace >= slot && *trace < below {
+            *trace = 0;
+        }
+    }
+}
+
+/// Whether an address can be one on the same stack further up.
+#[inline(always)]
+const fn is_above(slot: u64, address: u64) -> bool {
+    address > slot && address - slot <= STACK && address.is_multiple_of(8)
 }
 
 /// An open call has ended; `flags` are those of what was remembered.

@@ -154,6 +154,12 @@ pub(crate) static OPEN: LruHashMap<OpenFrame, Awaited> = LruHashMap::with_max_en
 #[map]
 pub(crate) static FOLDS: HashMap<FoldKey, Fold> = HashMap::with_max_entries(16_384, 0);
 
+/// The words with which C libraries mangle the stack pointer in a `jmp_buf`, by process: glibc's
+/// `pointer_guard`. Written by user space, and by [`crate::fork`] and [`crate::exec`]; read by
+/// [`crate::in_trace`]. Full: of further processes it is not known, and how far they jump.
+#[map]
+pub(crate) static GUARDS: HashMap<u32, u64> = HashMap::with_max_entries(16_384, BPF_F_NO_PREALLOC);
+
 /// What is known of return addresses. Written by user space as it learns them, read by
 /// [`crate::returns`]. Full: user space learns no more, and says so.
 #[map]

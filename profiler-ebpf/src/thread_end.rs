@@ -5,7 +5,7 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 
 use crate::hit::{is_target, now, thread_header};
-use crate::maps::{TARGET_PID, TARGETS};
+use crate::maps::{GUARDS, TARGET_PID, TARGETS};
 use crate::task::Task;
 use crate::{emit, fold, lane};
 
@@ -36,6 +36,7 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
         && Task::new(ctx.arg(0)).is_last()
         && TARGETS.remove(&((thread >> 32) as u32)).is_ok()
     {
+        let _ = GUARDS.remove(&((thread >> 32) as u32));
         let header = thread_header(time, thread, EventKind::ProcessEnd);
         emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     }

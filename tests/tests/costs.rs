@@ -145,6 +145,18 @@ fn calls_outside_of_traces_are_turned_away() -> Result<()> {
         let events = done.summary.number(&["kernel", "emitted"])?;
         ensure!(events < 20, "{hot}: {events} events");
     }
+    // A request that is left by a jump is over: what is called deeper on the stack is outside.
+    let target = fixture(&["leave", "20", "100"])?;
+    let run = attach(&target, &["left"], &["kept"], "only_in_trace = true")?;
+    let (done, traces) = work(target, run)?;
+    ensure!(traces.len() == 20, "{} traces", traces.len());
+    for trace in &traces {
+        ensure!(trace.outline() == "left(kept)", "{}", trace.outline());
+    }
+    let (events, orphans) =
+        (done.summary.number(&["kernel", "emitted"])?, done.summary.number(&["orphans"])?);
+    ensure!(events < 20 * 10 && orphans == 0, "{events} events, {orphans} orphans");
+
     for (mode, root, left) in
         [("rounds", "request", ""), ("throw", "catches", "throws"), ("leap", "lands", "leaps")]
     {

@@ -71,7 +71,13 @@ pub(super) fn begin(
         return Ok(Begun { live, target, command: Some(command), planning: Duration::ZERO });
     }
     let pids = aim.processes()?;
-    let prepared = match prepare_all(aim, map.as_ref(), &pids) {
+    let mut expected = Expected::default();
+    let prepare = |pid, map| {
+        let prepared = prepare_one(aim, pid, map)?;
+        expected.add_prepared(&prepared.0, costs, *exits);
+        Ok((prepared.0.without_symbols(), prepared.1))
+    };
+    let prepared = match prepare_all(map.as_ref(), &pids, prepare) {
         Err(error) if error.may_come() && (aim.children || aim.follow) => {
             tracing::warn!("{error}");
             tracing::warn!("waiting for it to be loaded, or run by a child");
@@ -86,8 +92,6 @@ pub(super) fn begin(
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
     if !settings.quiet {
-        let all = prepared.iter().map(|(prepared, _)| prepared);
-        let expected = Expected::of_prepared(all, costs, *exits);
         let line = expected.line(costs.measured).unwrap_or_default();
         // Nobody to tell is no reason to stop.
         io::stderr().write_all(line.as_bytes()).unwrap_or_default();
@@ -132,17 +136,19 @@ fn wait_for_it(
     Ok(Begun { live, target, command: None, planning: Duration::ZERO })
 }
 
+/// A plan for a process, and which of the selectors of its map need not be looked for any more.
+type Planned = (Prepared, Vec<bool>);
+
+fn prepare_one(aim: &RunAim, pid: Pid, map: Option<SymbolMap>) -> Result<Planned, PrepareError> {
+    prepare_target(Target::open(pid)?, map, &aim.search, Instant::now())
+}
+
 /// Plans for each process, all by one map: what is named, or what fits each of them together.
 fn prepare_all(
-    aim: &RunAim,
     map: Option<&SymbolMap>,
     pids: &[Pid],
-) -> Result<Vec<(Prepared, Vec<bool>)>, PrepareError> {
-    let prepare = |pid: Pid, map: Option<SymbolMap>| {
-        let target = Target::open(pid)?;
-        let (prepared, satisfied) = prepare_target(target, map, &aim.search, Instant::now())?;
-        Ok::<_, PrepareError>((prepared.without_symbols(), satisfied))
-    };
+    mut prepare: impl FnMut(Pid, Option<SymbolMap>) -> Result<Planned, PrepareError>,
+) -> Result<Vec<Planned>, PrepareError> {
     let prepared: Vec<_> =
         pids.iter().map(|pid| prepare(*pid, map.cloned())).collect::<Result<_, _>>()?;
     let mut maps: Vec<SymbolMap> = Vec::new();

@@ -22,19 +22,12 @@ const NAME: usize = 60;
 pub(super) struct Expected(BTreeMap<String, (u64, u64)>);
 
 impl Expected {
-    /// Of prepared plans; the same functions of several processes count once.
-    pub(super) fn of_prepared<'a>(
-        prepared: impl Iterator<Item = &'a Prepared>,
-        costs: &Costs,
-        exits: Exits,
-    ) -> Self {
-        let mut expected = Self::default();
-        for prepared in prepared {
-            let foreseen = ends_foreseen(prepared);
-            let ends = |id| foreseen.get(&id).copied().unwrap_or_default();
-            expected.add(&prepared.plan, costs, exits, &ends);
-        }
-        expected
+    /// Adds a prepared plan, with what is known of its symbols; the same functions of several
+    /// processes count once.
+    pub(super) fn add_prepared(&mut self, prepared: &Prepared, costs: &Costs, exits: Exits) {
+        let foreseen = ends_foreseen(prepared);
+        let ends = |id| foreseen.get(&id).copied().unwrap_or_default();
+        self.add(&prepared.plan, costs, exits, &ends);
     }
 
     /// Of a plan of which it is not looked up where its calls come back.

@@ -89,7 +89,8 @@ impl Jumps {
         Some(stack)
     }
 
-    fn guard(&mut self, pid: Pid) -> Option<u64> {
+    /// The pointer guard of a process, if it has one.
+    pub(super) fn guard(&mut self, pid: Pid) -> Option<u64> {
         if self.guards.len() >= REMEMBERED {
             self.guards.clear();
         }

@@ -191,6 +191,7 @@ impl Live {
         let pid = prepared.target.pid;
         let addition = self.fleet.add(prepared, satisfied)?;
         self.attached.observe(pid)?;
+        self.tell_guard(pid);
         self.attach(&addition)?;
         self.add_children(pid)
     }
@@ -199,6 +200,7 @@ impl Live {
     pub(super) fn follow(&mut self, target: &Target) -> Result<(), LiveError> {
         self.fleet.aim_at(target)?;
         self.attached.observe(target.pid)?;
+        self.tell_guard(target.pid);
         self.fleet.look_at(target.pid);
         self.add_children(target.pid)
     }
@@ -211,10 +213,18 @@ impl Live {
         for child in descendants(pid) {
             if !self.fleet.has(child) {
                 self.attached.observe(child)?;
+                self.tell_guard(child);
                 self.fleet.found(child);
             }
         }
         Ok(())
+    }
+
+    /// Tells the kernel side what it takes to know how far a process jumps.
+    fn tell_guard(&mut self, pid: Pid) {
+        if let Some(guard) = self.jumps.guard(pid) {
+            self.attached.set_guard(pid, guard);
+        }
     }
 
     fn attach(&mut self, addition: &Addition) -> Result<(), LiveError> {
@@ -443,6 +453,7 @@ impl Live {
             }
             Change::Became(pid, by) => {
                 self.jumps.forget(pid);
+                self.tell_guard(pid);
                 self.became.push(pid);
                 if let Some(landings) = &mut self.landings {
                     landings.became(pid, &mut self.attached);

@@ -61,11 +61,12 @@ pub(crate) fn observe(
         budget: Budget::new(SHARE, BURST),
         rates: Rates::of(plan.probes.len()),
         attached: Duration::ZERO,
+        time,
+        end: None,
     };
     let (functions, mut floods) = (wanted.len(), Vec::new());
-    let end = Instant::now() + time;
     while !wanted.is_empty() {
-        let (cut, hits) = observer.slice(&wanted, end)?;
+        let (cut, hits, end) = observer.slice(&wanted)?;
         if cut {
             let many: Vec<ProbeId> = thin(&hits).into_iter().map(|at| ProbeId(at as u16)).collect();
             wanted.retain(|id| !many.contains(id));
@@ -92,15 +93,15 @@ struct Observer<'a> {
     budget: Budget,
     rates: Rates,
     attached: Duration,
+    time: Duration,
+    /// Known once the first counters are attached: a busy machine takes its time for that.
+    end: Option<Instant>,
 }
 
 impl Observer<'_> {
-    /// Counts until the end, or until it has cost too much: then true. With the calls, by function.
-    fn slice(
-        &mut self,
-        wanted: &[ProbeId],
-        end: Instant,
-    ) -> anyhow::Result<(bool, Vec<(usize, u64)>)> {
+    /// Counts until the end, or until it has cost too much: then true. With the calls, by function, and
+    /// the end.
+    fn slice(&mut self, wanted: &[ProbeId]) -> anyhow::Result<(bool, Vec<(usize, u64)>, Instant)> {
         let plan = counters(self.plan, wanted);
         let costs: Vec<u64> =
             plan.probes.iter().map(|probe| counter_ns(probe, &self.kernel.costs)).collect();
@@ -116,6 +117,7 @@ impl Observer<'_> {
             Ok(plan.probes.iter().map(|probe| counts.hits(probe.id)).collect())
         };
         let first = read(&attached)?;
+        let end = *self.end.get_or_insert_with(|| Instant::now() + self.time);
         let scheduled_first = scheduled(self.target.pid);
         let (since, mut looked, mut before) = (Instant::now(), begun, vec![0; first.len()]);
         let mut now = first.clone();
@@ -157,7 +159,7 @@ impl Observer<'_> {
             self.rates.add(index, calls, left);
             hits.push((index, calls));
         }
-        Ok((cut, hits))
+        Ok((cut, hits, end))
     }
 }
 

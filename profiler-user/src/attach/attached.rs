@@ -106,6 +106,12 @@ impl Attached {
         if let Targets::One(_) = self.targets { Ok(()) } else { load::observe(&mut self.bpf, pid) }
     }
 
+    /// Tells with which word a process's C library mangles a `jmp_buf`: with it the kernel side knows how
+    /// far the process jumps.
+    pub fn set_guard(&mut self, pid: Pid, guard: u64) {
+        load::set_guard(&mut self.bpf, pid, guard);
+    }
+
     /// Takes the events of a process too, once it has become another program; and stops it there.
     ///
     /// # Errors

@@ -148,6 +148,15 @@ fn set_target(bpf: &mut Ebpf, pid: Pid, state: u8) -> Result<(), AttachError> {
     targets.insert(&pid.0, &state, 0).map_err(|error| AttachError::bpf(what, error))
 }
 
+/// Tells with which word a process's C library mangles a `jmp_buf`. Where there is no room how far it
+/// jumps is not known.
+pub(super) fn set_guard(bpf: &mut Ebpf, pid: Pid, guard: u64) {
+    let guards = bpf.map_mut(global::GUARDS).map(HashMap::<&mut MapData, u32, u64>::try_from);
+    if let Some(Ok(mut guards)) = guards {
+        drop(guards.insert(&pid.0, &guard, 0));
+    }
+}
+
 /// The address space of a process, where there may be several.
 pub(super) fn space_of(bpf: &mut Ebpf, pid: Pid) -> Option<u64> {
     let targets = targets(bpf, "look up a target").ok()?;

@@ -4,7 +4,7 @@ use profiler_common::FoldedCalls;
 
 use crate::model::{Event, ExitKind, Folded, FrameAddr, MonoNs, ProbeId};
 
-use super::frames::Context;
+use super::frames::{Context, Frame};
 use super::lane::LaneState;
 use super::stitcher::Core;
 use super::trace::{Basis, More, NewSpan, OpenTrace, SpanRef, What};
@@ -24,7 +24,7 @@ impl Core {
             .frames()
             .find(|frame| frame.slot == folded.slot && frame.number == folded.number)
             .filter(|frame| !frame.is_doubtful())
-            .map(|frame| frame.context());
+            .map(Frame::context);
         let is_span = self.rules.probes.get(folded.probe.index()).is_some_and(|p| p.span.is_some());
         let (Some(Context::Span(parent)), true) = (around, is_span) else {
             self.stats.orphans += u64::from(!self.refusing);

@@ -93,7 +93,7 @@ impl Loaded {
         };
         let mut starts: Vec<_> = ids(&tables).filter_map(with_code).collect();
         starts.shrink_to_fit();
-        starts.sort_by_key(|&(address, _)| address);
+        starts.sort_unstable();
         Self {
             elf,
             tables,

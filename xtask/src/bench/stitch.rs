@@ -12,7 +12,7 @@ use crate::toolchain::Toolchain;
 /// What one core must do, in millions of spans a second, and at how many lanes how much of what it
 /// does with one.
 const LEAST_MILLIONS: f64 = 1.0;
-const LEAST_OF_ONE_LANE: f64 = 1.0 / 3.0;
+const LEAST_OF_ONE_LANE: f64 = 0.33;
 
 /// What came of one number of lanes.
 struct Rate {
@@ -69,7 +69,7 @@ fn section(printed: &str) -> Result<(Section, Vec<Goal>)> {
     let mut goals: Vec<Goal> = rates
         .iter()
         .map(|rate| {
-            let what = format!("spans a second with {} lanes", rate.lanes);
+            let what = format!("spans a second, lanes: {}", rate.lanes);
             Goal::millions(what, LEAST_MILLIONS, rate.spans_per_s / 1e6)
         })
         .collect();
