@@ -44,8 +44,6 @@ pub(super) struct Line {
     pub(super) name: String,
     /// (x, y) by ascending x, which is not negative; y is above zero.
     pub(super) points: Vec<(f64, f64)>,
-    /// What to say at its last point, where it ends before the others.
-    pub(super) ends: Option<String>,
 }
 
 /// What is drawn.
@@ -54,8 +52,9 @@ pub(super) struct Plot {
     pub(super) title: String,
     pub(super) x: String,
     pub(super) y: String,
-    /// Below the plot.
+    /// Below the plot, and a line above it where there is something to note.
     pub(super) caption: String,
+    pub(super) note: Option<String>,
     /// Marks of the x axis.
     pub(super) ticks: Vec<f64>,
     pub(super) lines: Vec<Line>,
@@ -95,7 +94,11 @@ impl Plot {
             draw(&mut out, line, *style, &scale);
         }
         self.legend(&mut out);
-        text(&mut out, (LEFT, HEIGHT - 16.0), "dim", "start", " font-size=\"11.5\"", &self.caption);
+        let small = " font-size=\"11.5\"";
+        if let Some(note) = &self.note {
+            text(&mut out, (LEFT, HEIGHT - 28.0), "dim", "start", small, note);
+        }
+        text(&mut out, (LEFT, HEIGHT - 12.0), "dim", "start", small, &self.caption);
         out.push_str("</svg>\n");
         out
     }
@@ -215,9 +218,6 @@ fn draw(
     for place in &places {
         point(out, *place, shape, colour);
     }
-    if let (Some(said), Some((x, y))) = (&line.ends, places.last()) {
-        text(out, (x + 10.0, y - 8.0), "dim", "start", " font-size=\"11.5\"", said);
-    }
 }
 
 fn point(out: &mut String, (x, y): (f64, f64), shape: Shape, colour: &str) {
@@ -252,21 +252,21 @@ mod tests {
     use super::*;
 
     fn plot() -> Plot {
-        let line = |name: &str, points: &[(f64, f64)], ends: Option<&str>| Line {
+        let line = |name: &str, points: &[(f64, f64)]| Line {
             name: name.to_owned(),
             points: points.to_vec(),
-            ends: ends.map(str::to_owned),
         };
         Plot {
             title: "Cost of <a query> & \"more\"".to_owned(),
             x: "functions".to_owned(),
             y: "times none".to_owned(),
             caption: "A machine.".to_owned(),
+            note: Some("one ends <here>".to_owned()),
             ticks: vec![0.0, 10.0, 100.0, 1000.0],
             lines: vec![
-                line("none", &[(0.0, 1.0), (1000.0, 1.0)], None),
-                line("much", &[(0.0, 1.0), (10.0, 0.9), (100.0, f64::NAN), (1000.0, 250.0)], None),
-                line("stops", &[(0.0, 1.0), (10.0, 2.0)], Some("ends <here>")),
+                line("none", &[(0.0, 1.0), (1000.0, 1.0)]),
+                line("much", &[(0.0, 1.0), (10.0, 0.9), (100.0, f64::NAN), (1000.0, 250.0)]),
+                line("stops", &[(0.0, 1.0), (10.0, 2.0)]),
             ],
         }
     }
