@@ -61,9 +61,9 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "bench",
-        usage: "[exits|servers|attach|stall|loss|stitch...] [--runs N] [--no-docs]",
-        does: "Measure against rivals; all benches rewrite the tables of docs/benchmarks.md; \
-               needs root",
+        usage: "[exits|servers|flood|attach|stall|loss|stitch...] [--runs N] [--no-docs]",
+        does: "Measure against rivals; all benches rewrite the tables of docs/benchmarks.md and \
+               docs/cost.svg; needs root",
         run: bench::run,
     },
     Verb {

@@ -3,7 +3,7 @@
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -15,6 +15,8 @@ const ATTACH_LIMIT: Duration = Duration::from_secs(120);
 const DETACH_LIMIT: Duration = Duration::from_secs(60);
 /// How much of what it said an error repeats.
 const KEPT_LINES: usize = 20;
+/// How many lines may wait for whoever asks what it said; what comes then is passed over.
+const WAITING_LINES: usize = 1_000;
 
 /// An attached `qprof run`.
 #[derive(Debug)]
@@ -22,6 +24,7 @@ pub(crate) struct Attached {
     child: Guarded,
     /// From its start to the line that says it is attached.
     pub(crate) after: Duration,
+    lines: Receiver<(Instant, String)>,
 }
 
 impl Attached {
@@ -39,26 +42,24 @@ impl Attached {
         let started = Instant::now();
         let mut child = Guarded::start("qprof", &mut command)?;
         let said = child.take_stderr().context("qprof has no standard error to read")?;
-        let (sender, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::sync_channel(WAITING_LINES);
         // Goes on after the attach: a full pipe would stop qprof. Ends with it.
         std::thread::spawn(move || {
-            let mut sender = Some(sender);
             for line in BufReader::new(said).lines().map_while(Result::ok) {
                 if heard {
                     say::err(&line);
                 }
-                if sender.as_ref().is_some_and(|sender| sender.send(line).is_err()) {
-                    sender = None;
-                }
+                // Full, or nobody asks any more.
+                let _ = sender.try_send((Instant::now(), line));
             }
         });
         let mut kept = Vec::new();
         loop {
             match lines.recv_timeout(TICK) {
-                Ok(line) if line.starts_with("attached") => {
-                    return Ok(Self { child, after: started.elapsed() });
+                Ok((_, line)) if line.starts_with("attached") => {
+                    return Ok(Self { child, after: started.elapsed(), lines });
                 }
-                Ok(line) if kept.len() < KEPT_LINES => kept.push(line),
+                Ok((_, line)) if kept.len() < KEPT_LINES => kept.push(line),
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) if started.elapsed() < ATTACH_LIMIT => {
                     sys::check_stop()?;
@@ -78,6 +79,11 @@ impl Attached {
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it said since it was attached, or since this was asked last, and when.
+    pub(crate) fn said(&self) -> impl Iterator<Item = (Instant, String)> + '_ {
+        self.lines.try_iter()
     }
 
     /// How it ended, if it did.

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use super::goal::Goal;
 use super::median;
 use super::report::Section;
+use super::tracer::Build;
 use crate::child::{Guarded, run_to_end};
 use crate::cli::Context;
 use crate::command::stdout_of;
@@ -43,13 +43,13 @@ struct Run {
 pub(super) fn run(
     context: &Context,
     venv: &MilvusVenv,
-    qprof: &Path,
+    qprof: &Build,
     runs: usize,
 ) -> Result<(Section, (Section, Vec<Goal>))> {
     let milvus = Milvus::start(venv, &context.root)?;
     milvus.fill(COLLECTION, ROWS)?;
     let plan = stdout_of(
-        Command::new(qprof)
+        Command::new(&qprof.program)
             .args(["check", "--json", "-m", "milvus-lite", "-p"])
             .arg(milvus.pid().to_string()),
     )?;
@@ -126,9 +126,13 @@ fn script(functions: &[(String, String)]) -> String {
     )
 }
 
-fn run_qprof(program: &Path, pid: u32) -> Result<Run> {
-    let words = ["-m", "milvus-lite", "--output", "none"];
-    let attached = Attached::start(program, pid, &words, false)?;
+fn start(qprof: &Build, pid: u32) -> Result<Attached> {
+    let words = [&["-m", "milvus-lite", "--output", "none"], qprof.at_any_price()].concat();
+    Attached::start(&qprof.program, pid, &words, false)
+}
+
+fn run_qprof(qprof: &Build, pid: u32) -> Result<Run> {
+    let attached = start(qprof, pid)?;
     let run = Run { attached_s: attached.after.as_secs_f64(), peak_kib: peak_kib(attached.pid())? };
     attached.finish()?;
     Ok(run)
@@ -174,10 +178,9 @@ pub(super) fn peak_kib(pid: u32) -> Result<f64> {
 }
 
 /// qprof's memory after four clients searched for ten seconds: (peak in KiB, searches).
-fn peak_after_load(program: &Path, milvus: &Milvus) -> Result<f64> {
+fn peak_after_load(qprof: &Build, milvus: &Milvus) -> Result<f64> {
     say::step("bench", "memory after a load");
-    let words = ["-m", "milvus-lite", "--output", "none"];
-    let attached = Attached::start(program, milvus.pid(), &words, false)?;
+    let attached = start(qprof, milvus.pid())?;
     let seconds = LOAD_SECONDS.to_string();
     let mut client =
         milvus.client(&["load", COLLECTION, "--seconds", &seconds, "--threads", CLIENTS]);

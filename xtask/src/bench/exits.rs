@@ -273,7 +273,7 @@ mod tests {
             (Tracer::Pair, rounds(80.0)),
             (Tracer::Bpftrace, rounds(200.0)),
         ];
-        let build = |lands| Build { program: "qprof".into(), lands };
+        let build = |lands| Build { program: "qprof".into(), lands, budgets: false };
         let (table, goals) = section(&build(true), &taken, 1.0);
         assert_eq!(goals.len(), 7);
         assert!(goals.iter().all(|goal| goal.failure().is_none()));

@@ -44,8 +44,6 @@ pub(super) struct Function {
 pub(super) struct Functions {
     pub(super) object: PathBuf,
     all: Vec<Function>,
-    /// So many of the first are called by every query.
-    called: usize,
 }
 
 impl Functions {
@@ -84,16 +82,10 @@ impl Functions {
             ranked.push(((rank, calls, function.offset), function));
         }
         ranked.sort_by_key(|(key, _)| *key);
-        let called = ranked.iter().filter(|((rank, ..), _)| *rank != Rank::Idle).count();
-        if called == 0 {
+        if ranked.first().is_none_or(|((rank, ..), _)| *rank == Rank::Idle) {
             bail!("a query calls none of the functions of {}", object.display());
         }
-        Ok(Self { object, all: ranked.into_iter().map(|(_, function)| function).collect(), called })
-    }
-
-    /// How many of the first `count` are called by every query.
-    pub(super) fn called(&self, count: usize) -> usize {
-        count.min(self.called)
+        Ok(Self { object, all: ranked.into_iter().map(|(_, function)| function).collect() })
     }
 
     /// A map of the first `count` of them, all of them spans and roots.

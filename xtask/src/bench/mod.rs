@@ -1,17 +1,24 @@
 //! `bench`: what Qprof costs, against a named rival in the same run where there is one.
 //!
 //! Absolute times belong to a machine; the ratios are the message. Each section is written to
-//! `target/bench/NAME.json`, and after a run of all benches as tables into `docs/benchmarks.md`.
+//! `target/bench/NAME.json`, and after a run of all benches as tables into `docs/benchmarks.md`; the
+//! curve to `target/bench/cost.svg`, and then to `docs/cost.svg`.
 
 mod attach;
+mod cost;
+mod curve;
+mod engine;
 mod exits;
+mod flood;
 mod functions;
 mod goal;
 mod loss;
+mod postgres;
 mod report;
 mod servers;
 mod stall;
 mod stitch;
+mod svg;
 mod talker;
 mod tracer;
 
@@ -19,9 +26,11 @@ use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
 
+use self::engine::Installed;
 use self::report::Section;
 use self::tracer::Build;
 use crate::args::{Args, Usage};
+use crate::cache::replace_file;
 use crate::cli::Context;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
@@ -30,14 +39,18 @@ use crate::{build, say, sys};
 
 /// Rounds of the short benches.
 const DEFAULT_RUNS: usize = 5;
+/// And of what has to be compared with a number: one pair is no median.
+const LEAST_ROUNDS: usize = 3;
 
 /// What can be asked for, in the order it is taken and shown.
-const BENCHES: [&str; 6] = ["exits", "servers", "attach", "stall", "loss", "stitch"];
+const BENCHES: [&str; 7] = ["exits", "servers", "flood", "attach", "stall", "loss", "stitch"];
 
 /// What the benches gave.
 #[derive(Default)]
 struct Results {
     sections: Vec<Section>,
+    /// The plot, as a file.
+    curve: Option<String>,
     /// Why the whole fails.
     failures: Vec<String>,
 }
@@ -75,9 +88,15 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
             }
         }
     }
+    if let Some(curve) = &results.curve {
+        replace_file(&dir.join("cost.svg"), curve.as_bytes())?;
+    }
     // The tables are of one run on one machine, or they could not be compared.
     if asked.is_empty() && !keep_docs {
         report::rewrite(&context.root.join("docs/benchmarks.md"), &results.sections)?;
+        if let Some(curve) = &results.curve {
+            replace_file(&context.root.join("docs/cost.svg"), curve.as_bytes())?;
+        }
     }
     if !results.failures.is_empty() {
         bail!("{}", results.failures.join("\n"));
@@ -101,11 +120,22 @@ impl Results {
             "servers" => {
                 let milvus = MilvusVenv::ensure(&context.cache)?;
                 let engines = ENGINES.ensure(&context.cache)?;
-                self.sections.push(servers::run(context, &milvus, &engines, qprof, few)?);
+                let installed = Installed { milvus: &milvus, engines: &engines };
+                let rounds = few.max(LEAST_ROUNDS);
+                let taken = servers::run(context, &installed, qprof, rounds)?;
+                self.curve = Some(taken.curve.svg(&report::machine()?));
+                self.sections.extend(taken.sections);
+                self.failures.extend(taken.goals.iter().filter_map(goal::Goal::failure));
+            }
+            "flood" => {
+                let engines = ENGINES.ensure(&context.cache)?;
+                let (section, goals, wrong) = flood::run(context, &engines, qprof, few)?;
+                self.with_goals((section, goals));
+                self.failures.extend(wrong);
             }
             "attach" => {
                 let venv = MilvusVenv::ensure(&context.cache)?;
-                let (attach, memory) = attach::run(context, &venv, &qprof.program, few)?;
+                let (attach, memory) = attach::run(context, &venv, qprof, few)?;
                 self.sections.push(attach);
                 self.with_goals(memory);
             }

@@ -106,7 +106,11 @@ fn between_marks(old: &str, tables: &str) -> Result<String> {
     Ok(format!("{}{BEGIN}\n\n{tables}\n{}", &old[..begin], &old[end..]))
 }
 
-fn machine() -> Result<String> {
+/// What all of it was measured on.
+///
+/// # Errors
+/// When `/proc` does not tell.
+pub(super) fn machine() -> Result<String> {
     let (major, minor) = host::kernel_version()?;
     let cores = std::thread::available_parallelism()?;
     let info = fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;

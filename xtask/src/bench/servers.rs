@@ -1,43 +1,59 @@
-//! What probing costs real servers: CPU time a query, with ever more functions probed.
+//! What probing costs real servers: CPU time a query, with ever more functions probed. The same
+//! rounds say what a prediction is worth, and are drawn as a curve.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
 
+use super::cost::{self, Prediction};
+use super::curve::{Curve, Point};
+use super::engine::{Installed, Server};
 use super::functions::Functions;
+use super::goal::Goal;
 use super::median;
 use super::report::Section;
-use super::talker::{Talker, compile};
+use super::talker::compile;
 use super::tracer::{Bpftrace, Build, Run, Tracer};
 use crate::cache::Scratch;
 use crate::cli::Context;
-use crate::milvus::Milvus;
-use crate::venv::MilvusVenv;
-use crate::{say, sys};
+use crate::command;
+use crate::say;
 
-/// How many functions are probed.
+/// How many functions are probed; more steps where bpftrace attaches to most, for the curve.
 const SIZES: [usize; 3] = [20, 200, 1000];
-const COLLECTION: &str = "bench";
-const ROWS: u32 = 20_000;
-/// Queries before something is measured, so that return addresses are learned, and then.
-const WARM: u32 = 20;
-const QUERIES: u32 = 100;
+const STEPS: [usize; 5] = [10, 30, 100, 300, 1000];
+/// Rows of PostgreSQL's table: few enough for a function that each of them calls.
+const POSTGRES_ROWS: u32 = 1_000;
 /// What bpftrace is given to attach.
 const BPFTRACE_LIMIT: Duration = Duration::from_secs(20);
 
-/// A server under test and who asks it.
-struct Server {
+/// A root of each query, and a function that each row calls.
+const ROW_MAP: &str = "version = 1
+name = \"rows\"
+system = \"postgresql\"
+orphans = \"drop\"
+
+[[span]]
+name = \"query\"
+function = \"exec_simple_query\"
+root = true
+
+[[span]]
+name = \"row\"
+function = \"ExecSeqScan\"
+";
+
+/// Some functions of a server.
+struct Set {
+    /// What they are, beside how many; may be empty.
     name: &'static str,
-    /// The built-in map, whose functions are probed first.
-    map: &'static str,
-    /// What the names of the engine's own functions begin with.
-    namespace: &'static str,
-    pid: u32,
-    client: Talker,
-    /// Ends with us.
-    milvus: Option<Milvus>,
+    /// File-name-safe.
+    key: String,
+    /// For `qprof -m`.
+    map: String,
+    /// As bpftrace is to be told, object and symbol, where the names in the plan are no symbols.
+    symbols: Option<Vec<(PathBuf, String)>>,
 }
 
 /// CPU milliseconds a query under one tracer, and the ratios to `off` beside it.
@@ -45,125 +61,126 @@ struct Server {
 struct Cost {
     ms: Vec<f64>,
     ratios: Vec<f64>,
+    /// Milliseconds more than `off` beside it.
+    added: Vec<f64>,
     lost: f64,
     events: f64,
     landed: f64,
 }
 
-/// All costs of one server at one size.
+/// All costs of one server with one set of functions.
 struct Row {
     server: &'static str,
-    functions: usize,
-    /// How many of them every query calls.
-    called: usize,
+    set: &'static str,
+    key: String,
+    prediction: Prediction,
     off_ms: f64,
     qprof: Cost,
     ret: Option<Cost>,
     bpftrace: Result<Cost, String>,
 }
 
-/// The section.
+/// What came of it.
+pub(super) struct Taken {
+    pub(super) sections: Vec<Section>,
+    pub(super) goals: Vec<Goal>,
+    pub(super) curve: Curve,
+}
+
+/// The sections `servers` and `cost`, and the curve.
 ///
 /// # Errors
 /// When a server, its client or qprof fails.
 pub(super) fn run(
     context: &Context,
-    milvus: &MilvusVenv,
-    engines: &Path,
+    installed: &Installed<'_>,
     build: &Build,
     rounds: usize,
-) -> Result<Section> {
+) -> Result<Taken> {
     let scratch = Scratch::new(context.root.join("target/bench-servers"))?;
     let counter = compile(context, scratch.path(), "probe")?;
-    let mut rows = Vec::new();
-    for start in [start_milvus, start_duckdb] {
-        let mut server = start(context, milvus, engines)?;
-        say::step("bench", &format!("{}: which functions a query calls", server.name));
-        let functions = Functions::find(
-            build,
-            &counter,
-            server.pid,
-            server.map,
-            server.namespace,
-            |queries| server.client.ask(&queries.to_string()).map(drop),
-        )?;
-        let mut bench = Bench { build, functions: &functions, scratch: &scratch, rounds };
-        let mut too_many = None;
-        for size in SIZES {
-            rows.push(bench.at(&mut server, size, &mut too_many)?);
-        }
-        server.end()?;
-    }
-    Ok(section(build, &rows, rounds))
-}
+    let mut bench = Bench { build, counter, scratch: &scratch, rounds, too_many: None };
+    let (mut rows, mut points) = (Vec::new(), Vec::new());
 
-fn start_milvus(context: &Context, venv: &MilvusVenv, _engines: &Path) -> Result<Server> {
-    let milvus = Milvus::start(venv, &context.root)?;
-    milvus.fill(COLLECTION, ROWS)?;
-    let mut client = milvus.client(&["on-demand", COLLECTION, "--rest", "0.005"]);
-    Ok(Server {
-        name: "Milvus Lite",
-        map: "milvus-lite",
-        namespace: "milvus::",
-        pid: milvus.pid(),
-        client: Talker::start("the Milvus client", &mut client, "")?,
-        milvus: Some(milvus),
-    })
-}
+    let milvus = Server::milvus(context, installed)?;
+    rows.extend(bench.with_ever_more(milvus, "milvus::", &SIZES)?);
+    let duckdb = bench.with_ever_more(Server::duckdb(context, installed)?, "duckdb::", &STEPS)?;
+    points.extend(duckdb.iter().map(Row::point));
+    rows.extend(duckdb);
+    let postgres = Server::postgres(context, installed, POSTGRES_ROWS)?;
+    rows.extend(bench.with_named(postgres)?);
 
-fn start_duckdb(context: &Context, _venv: &MilvusVenv, engines: &Path) -> Result<Server> {
-    let mut python = Command::new(engines.join("bin/python"));
-    let client =
-        Talker::start("DuckDB", python.arg(context.root.join("xtask/bench/duckdb_load.py")), "")?;
-    Ok(Server {
-        name: "DuckDB",
-        map: "duckdb",
-        namespace: "duckdb::",
-        pid: client.pid(),
-        client,
-        milvus: None,
-    })
-}
-
-impl Server {
-    /// CPU milliseconds of the server for a query.
-    fn measure(&mut self, tracer: Tracer) -> Result<f64> {
-        sys::check_stop()?;
-        self.client.ask(&WARM.to_string())?;
-        std::thread::sleep(tracer.settling());
-        let before = sys::cpu_time(self.pid)?;
-        self.client.ask(&QUERIES.to_string())?;
-        let used = sys::cpu_time(self.pid)?.saturating_sub(before);
-        Ok(used.as_secs_f64() * 1e3 / f64::from(QUERIES))
-    }
-
-    fn end(mut self) -> Result<()> {
-        if let Some(milvus) = &mut self.milvus {
-            milvus.check_alive()?;
-        }
-        self.client.end().map(drop)
-    }
+    let costs: Vec<cost::Row> = rows.iter().map(Row::cost).collect();
+    let (cost, goals) = cost::section(&costs, rounds);
+    let curve = Curve { server: "DuckDB", rounds, limit: BPFTRACE_LIMIT, points };
+    Ok(Taken { sections: vec![section(build, &rows, rounds), cost], goals, curve })
 }
 
 struct Bench<'a> {
     build: &'a Build,
-    functions: &'a Functions,
+    counter: PathBuf,
     scratch: &'a Scratch,
     rounds: usize,
+    /// Why bpftrace is not asked any more.
+    too_many: Option<String>,
 }
 
 impl Bench<'_> {
-    /// `too_many`: the size from which bpftrace is not asked any more, and why.
-    fn at(
+    /// So many of a server's functions, by how often a query calls them. `namespace`: what the names
+    /// of the engine's own begin with.
+    fn with_ever_more(
         &mut self,
-        server: &mut Server,
-        size: usize,
-        too_many: &mut Option<String>,
-    ) -> Result<Row> {
-        let functions = self.functions.first(size).len();
-        let map = self.scratch.join("functions.toml");
-        self.functions.write_map(size, &map)?;
-        let (mut off, mut qprof, mut ret) = (Vec::new(), Cost::default(), Cost::default());
+        mut server: Server,
+        namespace: &str,
+        sizes: &[usize],
+    ) -> Result<Vec<Row>> {
+        say::step("bench", &format!("{}: which functions a query calls", server.name));
+        let map = server.map;
+        let functions =
+            Functions::find(self.build, &self.counter, server.pid, map, namespace, |queries| {
+                server.ask(queries)
+            })?;
+        let file = self.scratch.join("functions.toml");
+        let mut rows = Vec::new();
+        for &size in sizes {
+            functions.write_map(size, &file)?;
+            let symbols = functions.first(size).iter();
+            let symbols = symbols.map(|f| (functions.object.clone(), f.linkage.clone())).collect();
+            let set = Set {
+                name: "",
+                key: size.to_string(),
+                map: file.display().to_string(),
+                symbols: Some(symbols),
+            };
+            rows.push(self.at(&mut server, &set)?);
+        }
+        self.too_many = None;
+        server.end()?;
+        Ok(rows)
+    }
+
+    /// The functions of the built-in map, then one that each row calls.
+    fn with_named(&mut self, mut server: Server) -> Result<Vec<Row>> {
+        let file = self.scratch.join("rows.toml");
+        std::fs::write(&file, ROW_MAP)?;
+        let set = |name, key: &str, map| Set { name, key: key.to_owned(), map, symbols: None };
+        let built_in = set("built-in map", "map", server.map.to_owned());
+        let rows = set("one a row", "rows", file.display().to_string());
+        let rows = [built_in, rows].iter().map(|set| self.at(&mut server, set)).collect();
+        server.end()?;
+        rows
+    }
+
+    fn at(&mut self, server: &mut Server, set: &Set) -> Result<Row> {
+        // What hits cost changes with what else the machine does: prediction and truth of one hour.
+        command::run(
+            std::process::Command::new(&self.build.program)
+                .args(["doctor", "--again"])
+                .stdout(std::process::Stdio::null()),
+        )?;
+        let prediction = Prediction::of(self.build, &self.counter, server, &set.map)?;
+        let functions = prediction.functions;
+        let (mut offs, mut qprof, mut ret) = (Vec::new(), Cost::default(), Cost::default());
         for round in 1..=self.rounds {
             say::step(
                 "bench",
@@ -172,75 +189,120 @@ impl Bench<'_> {
                     server.name, self.rounds
                 ),
             );
-            let base = server.measure(Tracer::Off)?;
-            off.push(base);
+            let (before, _) = server.measure(Tracer::Off)?;
+            let mut taken = Vec::new();
             for &tracer in self.build.variants() {
-                let cost = if tracer == Tracer::Qprof { &mut qprof } else { &mut ret };
                 let words = ["--max-functions", "4096"];
-                let scratch = self.scratch.path();
-                let run = Run::start(self.build, tracer, server.pid, &map, scratch, &words)?;
-                let taken = server.measure(tracer)?;
-                let outcome = run.finish()?;
-                cost.ms.push(taken);
-                cost.ratios.push(taken / base);
+                let (map, scratch) = (set.map.as_ref(), self.scratch.path());
+                let run = Run::start(self.build, tracer, server.pid, map, scratch, &words)?;
+                let (ms, queries) = server.measure(tracer)?;
+                taken.push((tracer, ms, queries, run.finish()?));
+            }
+            // Half of it from before and half from behind: what drifts falls out.
+            let base = f64::midpoint(before, server.measure(Tracer::Off)?.0);
+            offs.push(base);
+            for (tracer, ms, queries, outcome) in taken {
+                let cost = if tracer == Tracer::Qprof { &mut qprof } else { &mut ret };
+                cost.take(ms, base);
                 cost.lost += outcome.lost;
                 cost.landed = outcome.landed;
-                cost.events = outcome.events / f64::from(WARM + QUERIES);
+                cost.events = outcome.events / f64::from(queries);
             }
         }
-        let bpftrace = if let Some(why) = too_many {
+        let bpftrace = if let Some(why) = &self.too_many {
             Err(why.clone())
-        } else if let Some(cost) = self.bpftrace(server, size)? {
+        } else if let Some(cost) =
+            self.bpftrace(server, set.symbols.as_ref().unwrap_or(&prediction.names))?
+        {
             Ok(cost)
         } else {
-            *too_many = Some(format!("not tried: {functions} functions were too many"));
+            self.too_many = Some(format!("not tried: {functions} functions were too many"));
             Err(format!("did not attach within {}", say::seconds(BPFTRACE_LIMIT)))
         };
-        let ret = self.build.lands.then_some(ret);
-        let called = self.functions.called(functions);
         Ok(Row {
             server: server.name,
-            functions,
-            called,
-            off_ms: median(&off),
+            set: set.name,
+            key: format!("{}_{}", server.name.to_lowercase().replace(' ', "_"), set.key),
+            prediction,
+            off_ms: median(&offs),
             qprof,
-            ret,
+            ret: self.build.lands.then_some(ret),
             bpftrace,
         })
     }
 
     /// The entries only: a return probe kills a C++ program when an exception passes it.
-    fn bpftrace(&self, server: &mut Server, size: usize) -> Result<Option<Cost>> {
-        say::step("bench", &format!("{}, {size} functions, bpftrace", server.name));
-        let object = self.functions.object.display();
-        let probes: Vec<String> = self
-            .functions
-            .first(size)
+    fn bpftrace(&self, server: &mut Server, symbols: &[(PathBuf, String)]) -> Result<Option<Cost>> {
+        say::step("bench", &format!("{}, {} functions, bpftrace", server.name, symbols.len()));
+        let probes: Vec<String> = symbols
             .iter()
-            .map(|function| format!("uprobe:{object}:{}", function.linkage))
+            .map(|(object, symbol)| format!("uprobe:{}:{symbol}", object.display()))
             .collect();
-        let before = server.measure(Tracer::Off)?;
         let script = format!("{} {{ @at[tid] = nsecs; }}", probes.join(", "));
+        let (before, _) = server.measure(Tracer::Off)?;
         let Some(attached) =
             Bpftrace::start(self.scratch.path(), &script, server.pid, BPFTRACE_LIMIT)?
         else {
             return Ok(None);
         };
-        let ms = (0..self.rounds)
-            .map(|_| server.measure(Tracer::Bpftrace))
-            .collect::<Result<Vec<_>>>()?;
+        // Attached once: it takes too long.
+        let taken = (0..self.rounds).map(|_| server.measure(Tracer::Bpftrace));
+        let taken = taken.collect::<Result<Vec<_>>>()?;
         drop(attached);
-        let base = f64::midpoint(before, server.measure(Tracer::Off)?);
-        let ratios = ms.iter().map(|ms| ms / base).collect();
-        Ok(Some(Cost { ms, ratios, ..Cost::default() }))
+        let base = f64::midpoint(before, server.measure(Tracer::Off)?.0);
+        let mut cost = Cost::default();
+        for (ms, _) in taken {
+            cost.take(ms, base);
+        }
+        Ok(Some(cost))
     }
 }
 
 impl Cost {
+    fn take(&mut self, ms: f64, base: f64) {
+        self.ms.push(ms);
+        self.ratios.push(ms / base);
+        self.added.push(ms - base);
+    }
+
     fn cell(&self) -> String {
         let lost =
             if self.lost > 0.0 { format!(", {:.0} events lost", self.lost) } else { String::new() };
         format!("{:.2} ms ({:.2}×{lost})", median(&self.ms), median(&self.ratios))
+    }
+
+    fn ratio(&self) -> f64 {
+        median(&self.ratios)
+    }
+}
+
+impl Row {
+    /// How many functions, and which.
+    fn functions(&self) -> String {
+        let Prediction { functions, called, .. } = self.prediction;
+        let set = if self.set.is_empty() { String::new() } else { format!(", {}", self.set) };
+        format!("{functions} ({called}){set}")
+    }
+
+    fn cost(&self) -> cost::Row {
+        cost::Row {
+            server: self.server,
+            set: self.functions(),
+            key: self.key.clone(),
+            events: self.qprof.events,
+            off_us: self.off_ms * 1e3,
+            predicted_us: self.prediction.us,
+            added_us: median(&self.qprof.added) * 1e3,
+        }
+    }
+
+    fn point(&self) -> Point {
+        Point {
+            functions: self.prediction.functions,
+            qprof: self.qprof.ratio(),
+            ret: self.ret.as_ref().map(Cost::ratio),
+            bpftrace: self.bpftrace.as_ref().ok().map(Cost::ratio),
+        }
     }
 }
 
@@ -251,14 +313,14 @@ fn section(build: &Build, rows: &[Row], rounds: usize) -> Section {
         let ret = row.ret.as_ref().unwrap_or(&row.qprof);
         cells.push(vec![
             row.server.to_owned(),
-            format!("{} ({})", row.functions, row.called),
+            row.functions(),
             format!("{:.0}", row.qprof.events),
             format!("{:.2} ms", row.off_ms),
             row.qprof.cell(),
             ret.cell(),
             row.bpftrace.as_ref().map_or_else(Clone::clone, Cost::cell),
         ]);
-        let key = format!("{}_{}", row.server.to_lowercase().replace(' ', "_"), row.functions);
+        let key = &row.key;
         numbers.push((format!("{key}_off_ms"), row.off_ms));
         numbers.push((format!("{key}_events"), row.qprof.events));
         numbers.push((format!("{key}_landed_share"), row.qprof.landed));
@@ -270,7 +332,7 @@ fn section(build: &Build, rows: &[Row], rounds: usize) -> Section {
         for (who, cost) in costs {
             if let Some(cost) = cost {
                 numbers.push((format!("{key}_{who}_ms"), median(&cost.ms)));
-                numbers.push((format!("{key}_{who}_ratio"), median(&cost.ratios)));
+                numbers.push((format!("{key}_{who}_ratio"), cost.ratio()));
                 numbers.push((format!("{key}_{who}_lost"), cost.lost));
             }
         }
@@ -303,23 +365,36 @@ mod tests {
 
     #[test]
     fn a_row_says_what_was_not_measured() {
-        let cost = Cost { ms: vec![2.0], ratios: vec![2.5], lost: 3.0, ..Cost::default() };
+        let cost = Cost {
+            ms: vec![2.0],
+            ratios: vec![2.5],
+            added: vec![1.2],
+            lost: 3.0,
+            ..Cost::default()
+        };
         let row = Row {
             server: "Milvus Lite",
-            functions: 200,
-            called: 150,
+            set: "",
+            key: "milvus_lite_200".to_owned(),
+            prediction: Prediction {
+                us: 400.0,
+                functions: 200,
+                called: 150,
+                ..Prediction::default()
+            },
             off_ms: 0.8,
             qprof: cost,
             ret: None,
             bpftrace: Err("did not attach".to_owned()),
         };
         let section = section(
-            &Build { program: "qprof".into(), lands: false },
+            &Build { program: "qprof".into(), lands: false, budgets: false },
             std::slice::from_ref(&row),
             1,
         );
         assert_eq!(section.rows[0][4], "2.00 ms (2.50×, 3 events lost)");
         assert_eq!(section.rows[0][6], "did not attach");
+        assert_eq!(section.rows[0][1], "200 (150)");
         assert!(section.numbers.iter().any(|(name, _)| name == "milvus_lite_200_qprof_ratio"));
     }
 }

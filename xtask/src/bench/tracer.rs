@@ -23,6 +23,8 @@ pub(super) struct Build {
     pub(super) program: PathBuf,
     /// It ends calls by landings unless told `--exits ret`; else it knows only `ret` sites.
     pub(super) lands: bool,
+    /// It keeps a budget unless told `--budget off`.
+    pub(super) budgets: bool,
 }
 
 /// What may be attached.
@@ -64,13 +66,23 @@ impl Tracer {
 impl Build {
     /// Finds out what `program` can.
     pub(super) fn of(program: PathBuf) -> Self {
-        let lands = succeeds(
-            Command::new(&program)
-                .args(["run", "--exits", "ret", "--help"])
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        );
-        Self { program, lands }
+        let knows = |words: [&str; 2]| {
+            succeeds(
+                Command::new(&program)
+                    .arg("run")
+                    .args(words)
+                    .arg("--help")
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null()),
+            )
+        };
+        let (lands, budgets) = (knows(["--exits", "ret"]), knows(["--budget", "off"]));
+        Self { program, lands, budgets }
+    }
+
+    /// What has `qprof run` go on at any price: what is measured is the whole price.
+    pub(super) fn at_any_price(&self) -> &'static [&'static str] {
+        if self.budgets { &["--budget", "off"] } else { &[] }
     }
 
     /// [`Tracer::Qprof`], and [`Tracer::Ret`] where that is something else.
@@ -92,11 +104,28 @@ pub(super) struct Run {
 }
 
 impl Run {
-    /// Attaches with `map`; traces are not printed. `words` go to `qprof run` as they are.
+    /// Attaches with `map`, at any price; traces are not printed. `words` go to `qprof run` as they
+    /// are.
     ///
     /// # Errors
     /// As [`Attached::start`].
     pub(super) fn start(
+        build: &Build,
+        tracer: Tracer,
+        pid: u32,
+        map: &Path,
+        scratch: &Path,
+        words: &[&str],
+    ) -> Result<Self> {
+        let words = [words, build.at_any_price()].concat();
+        Self::within(build, tracer, pid, map, scratch, &words)
+    }
+
+    /// The same within the budget that it keeps by itself, or that `words` tell.
+    ///
+    /// # Errors
+    /// As [`Attached::start`].
+    pub(super) fn within(
         build: &Build,
         tracer: Tracer,
         pid: u32,
@@ -122,6 +151,11 @@ impl Run {
     /// From its start to the line that says it is attached.
     pub(super) fn after(&self) -> Duration {
         self.attached.after
+    }
+
+    /// As [`Attached::said`].
+    pub(super) fn said(&self) -> impl Iterator<Item = (Instant, String)> + '_ {
+        self.attached.said()
     }
 
     /// Detaches, and reads what it counted.
