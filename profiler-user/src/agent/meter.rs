@@ -78,7 +78,14 @@ impl Meter {
 
     /// What was spent since the last look. `landings`: on landings that others came by, since the run
     /// began.
-    pub(super) fn look(&mut self, counts: &KernelCounts, landings: f64, now: Instant) -> Window {
+    /// `busy`: how many CPUs the target has kept busy.
+    pub(super) fn look(
+        &mut self,
+        counts: &KernelCounts,
+        landings: f64,
+        busy: f64,
+        now: Instant,
+    ) -> Window {
         let mut window = Window {
             time: now - self.looked,
             probes: Vec::with_capacity(self.prices.len()),
@@ -94,7 +101,7 @@ impl Meter {
             })
             .collect();
         let hits: f64 = each.iter().map(hits_of).sum();
-        let more = self.costs.more_at(hits / window.time.as_secs_f64().max(1e-3));
+        let more = self.costs.more_at(hits / (window.time.as_secs_f64() * busy).max(1e-3));
         let known = self.prices.iter().zip(&each).zip(&mut self.all.probes);
         for ((price, count), all) in known {
             let ns = price.ns(count) + hits_of(count) * more;

@@ -34,6 +34,8 @@ pub(crate) struct Observed {
     pub(crate) functions: usize,
     /// What counting has cost the target.
     pub(crate) spent: Duration,
+    /// How many CPUs the target kept busy, what the counters took not counted.
+    pub(crate) busy: Option<f64>,
     /// The functions that were given up early, because they are called so often.
     pub(crate) floods: Vec<ProbeId>,
 }
@@ -63,6 +65,8 @@ pub(crate) fn observe(
         attached: Duration::ZERO,
         time,
         end: None,
+        ran: Duration::ZERO,
+        counted: Duration::ZERO,
     };
     let (functions, mut floods) = (wanted.len(), Vec::new());
     while !wanted.is_empty() {
@@ -79,10 +83,19 @@ pub(crate) fn observe(
         std::thread::sleep(pause);
         observer.budget.earn(pause);
     }
-    let Observer { rates, attached, budget, .. } = observer;
+    let Observer { rates, attached, budget, ran, counted, .. } = observer;
+    let busy = (!counted.is_zero()).then(|| ran.as_secs_f64() / counted.as_secs_f64());
+    let busy = busy.filter(|cpus| *cpus > 0.0);
     let rate = |probe: usize| rates.watched.get(probe).filter(|time| !time.is_zero());
     let rates = (0..plan.probes.len()).map(|probe| rate(probe).map(|_| rates.rate(probe)));
-    Ok(Observed { rates: rates.collect(), attached, functions, spent: budget.spent(), floods })
+    Ok(Observed {
+        rates: rates.collect(),
+        attached,
+        functions,
+        spent: budget.spent(),
+        busy,
+        floods,
+    })
 }
 
 /// What came of counting until it had cost its share, or time was up.
@@ -106,6 +119,9 @@ struct Observer<'a> {
     time: Duration,
     /// Known once the first counters are attached: a busy machine takes its time for that.
     end: Option<Instant>,
+    /// CPU time of the target while calls were counted, and for how long they were.
+    ran: Duration,
+    counted: Duration,
 }
 
 impl Observer<'_> {
@@ -160,7 +176,10 @@ impl Observer<'_> {
         if self.watch.has_exited() {
             return Err(TargetError::Exited(self.target.pid).into());
         }
-        let left = left_over(window, cost(&now, &before, &costs), run);
+        let spent = cost(&now, &before, &costs);
+        let left = left_over(window, spent, run);
+        self.ran += run.ran.saturating_sub(Duration::from_nanos(spent));
+        self.counted += window;
         let mut hits = Vec::with_capacity(wanted.len());
         for index in wanted.iter().map(|id| id.index()) {
             let count = |of: &[u64]| of.get(index).copied().unwrap_or(0);

@@ -7,14 +7,16 @@ use super::budget::{GivenUp, Keeper, Verdict};
 use super::landings::Landings;
 use super::meter::{Meter, Window};
 use crate::attach::{AttachError, Attached};
-use crate::model::{Rules, Trace};
+use crate::model::{Pid, Rules, Trace};
 use crate::plan::{Costs, ProbePlan};
-use crate::target::{Target, allowed_cpus};
+use crate::target::{Scheduled, Target, allowed_cpus, scheduled};
 
 /// How often.
 const LOOK: Duration = Duration::from_millis(100);
 /// At every so many looks the kernel is asked to take the time of our programs until the next.
 const RUN_TIME: u32 = 50;
+/// How often it is asked how many CPUs the target keeps busy.
+const BUSY: Duration = Duration::from_secs(1);
 
 /// What a run costs.
 pub(super) struct Spending {
@@ -23,6 +25,7 @@ pub(super) struct Spending {
     budget: Option<f64>,
     /// Of the target that may use most.
     cpus: f64,
+    busy: Busy,
     keeper: Option<Keeper>,
     looked: Instant,
     looks: u32,
@@ -37,6 +40,7 @@ impl Spending {
             meter: Meter::new(costs, now),
             budget,
             cpus: 0.0,
+            busy: Busy::default(),
             keeper: None,
             looked: now,
             looks: 0,
@@ -51,6 +55,7 @@ impl Spending {
         let cpus = allowed_cpus(target.pid);
         if cpus > self.cpus {
             self.cpus = cpus;
+            self.busy = Busy::of(target.pid);
         }
         match &mut self.keeper {
             Some(keeper) => keeper.attached_more(self.cpus),
@@ -90,7 +95,8 @@ impl Spending {
             }
             unmatched = landings.unmatched_ns(self.meter.costs());
         }
-        self.latest = self.meter.look(&counts, unmatched, now);
+        self.busy.look(now);
+        self.latest = self.meter.look(&counts, unmatched, self.busy.cpus(), now);
         let Some(keeper) = &mut self.keeper else { return Ok(Verdict::default()) };
         let verdict = keeper.look(&self.latest, rules, now);
         for given_up in &verdict.silence {
@@ -144,6 +150,36 @@ impl Spending {
 
     pub(super) fn given_up(&self) -> &[GivenUp] {
         &self.given_up
+    }
+}
+
+/// How many CPUs a process keeps busy: looked at seldom, as each of its threads is asked.
+#[derive(Default)]
+struct Busy {
+    of: Option<(Pid, Instant, Scheduled)>,
+    cpus: Option<f64>,
+}
+
+impl Busy {
+    fn of(pid: Pid) -> Self {
+        Self { of: Some((pid, Instant::now(), scheduled(pid))), cpus: None }
+    }
+
+    fn look(&mut self, now: Instant) {
+        let Some((pid, at, before)) = &mut self.of else { return };
+        let time = now - *at;
+        if time < BUSY {
+            return;
+        }
+        let ran = scheduled(*pid);
+        let cpus = ran.since(*before).ran.as_secs_f64() / time.as_secs_f64();
+        (*at, *before) = (now, ran);
+        self.cpus = Some(cpus).filter(|cpus| *cpus > 0.0);
+    }
+
+    /// One, as long as nothing is known.
+    fn cpus(&self) -> f64 {
+        self.cpus.unwrap_or(1.0)
     }
 }
 

@@ -68,21 +68,21 @@ impl Default for Costs {
 }
 
 impl Costs {
-    /// The same where probes are hit so often a second, all together: the rarer, the less of what a hit
-    /// needs the caches still hold.
+    /// The same where probes are hit so often in a second of the target's CPU time, all together: the
+    /// rarer, the less of what a hit needs the caches still hold.
     #[must_use]
-    pub fn at(&self, hits_per_second: f64) -> Self {
-        let more = self.more_at(hits_per_second);
+    pub fn at(&self, hits_per_cpu_second: f64) -> Self {
+        let more = self.more_at(hits_per_cpu_second);
         Self { trap: self.trap.map(|ns| ns + more), ..*self }
     }
 
     /// What each hit costs more at that rate, nanoseconds: nothing where hits are a microsecond apart or
     /// less, all where they are fifteen; between the two it grows with the logarithm.
     #[must_use]
-    pub fn more_at(&self, hits_per_second: f64) -> f64 {
+    pub fn more_at(&self, hits_per_cpu_second: f64) -> f64 {
         const NEAR: f64 = 1e-6;
         const FAR: f64 = 15e-6;
-        let apart = 1.0 / hits_per_second.max(f64::MIN_POSITIVE);
+        let apart = 1.0 / hits_per_cpu_second.max(f64::MIN_POSITIVE);
         let share = (apart.clamp(NEAR, FAR) / NEAR).ln() / (FAR / NEAR).ln();
         self.apart * share
     }

@@ -43,7 +43,7 @@ pub(super) struct Prediction {
 
 impl Prediction {
     /// Asks `qprof check` for the price of a call of each function of `map`, and counts the calls
-    /// of a query with `counter`.
+    /// of a query with `counter`. `off_s`: the server's CPU time for a query without a probe, seconds.
     ///
     /// # Errors
     /// When one of them fails, or the plan names no price.
@@ -52,12 +52,15 @@ impl Prediction {
         counter: &Path,
         server: &mut Server,
         map: &str,
+        off_s: f64,
     ) -> Result<Self> {
         let pid = server.pid.to_string();
-        let mut check = Command::new(&build.program);
-        check.args(["check", "--json", "--max-functions", "4096", "-m", map, "-p", &pid]);
-        let plan = Json::parse(&stdout_of(&mut check)?)?;
-        let planned = planned(&plan)?;
+        let check = |more: &[&str]| -> Result<Vec<Planned>> {
+            let mut check = Command::new(&build.program);
+            check.args(["check", "--json", "--max-functions", "4096", "-m", map, "-p", &pid]);
+            planned(&Json::parse(&stdout_of(check.args(more))?)?)
+        };
+        let planned = check(&[])?;
         let sites: Vec<_> = planned
             .iter()
             .flat_map(|function| function.offsets.iter().map(|&at| (function.path.as_path(), at)))
@@ -67,12 +70,18 @@ impl Prediction {
         let counts = counting.end()?;
         let mut counts = counts.iter();
         let mut prediction = Self { functions: planned.len(), ..Self::default() };
-        for function in planned {
-            let mut calls = 0.0;
+        let mut calls = Vec::with_capacity(planned.len());
+        for function in &planned {
+            let mut of_function = 0.0;
             for count in counts.by_ref().take(function.offsets.len()) {
                 let count: u32 = count.parse().context("a count of the probe is no number")?;
-                calls += f64::from(count) / f64::from(WARM);
+                of_function += f64::from(count) / f64::from(WARM);
             }
+            calls.push(of_function);
+        }
+        // What a hit costs depends on how many there are all together, in a second of the server's.
+        let each = calls.iter().sum::<f64>() / planned.len() as f64 / off_s;
+        for (function, calls) in check(&["--rate", &format!("{each:.3}")])?.into_iter().zip(calls) {
             prediction.us += calls * function.call_ns / 1e3;
             prediction.called += usize::from(calls > 0.0);
             prediction.names.push((function.path, function.name));

@@ -178,7 +178,8 @@ impl Bench<'_> {
                 .args(["doctor", "--again"])
                 .stdout(std::process::Stdio::null()),
         )?;
-        let prediction = Prediction::of(self.build, &self.counter, server, &set.map)?;
+        let (off_ms, _) = server.measure(Tracer::Off)?;
+        let prediction = Prediction::of(self.build, &self.counter, server, &set.map, off_ms / 1e3)?;
         let functions = prediction.functions;
         let (mut offs, mut qprof, mut ret) = (Vec::new(), Cost::default(), Cost::default());
         for round in 1..=self.rounds {

@@ -101,8 +101,10 @@ impl Costing {
         };
         let ends = |id| endings.get(&id).map_or_else(Ends::default, Endings::ends);
         let rates: Vec<Option<f64>> = told.into_iter().enumerate().map(rate).collect();
-        // A call is two hits.
-        let hits = rates.iter().flatten().map(|rate| 2.0 * rate).reduce(|sum, rate| sum + rate);
+        // A call is two hits. Of a target that was not looked at: as if it kept one CPU busy.
+        let busy = observed.as_ref().and_then(|observed| observed.busy).unwrap_or(1.0);
+        let hits = rates.iter().flatten().map(|rate| 2.0 * rate / busy);
+        let hits = hits.reduce(|sum, rate| sum + rate);
         let costs = hits.map_or(kernel.costs, |hits| kernel.costs.at(hits));
         Ok(Self {
             calls: call_costs(plan, &costs, &ends),
