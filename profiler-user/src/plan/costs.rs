@@ -76,11 +76,11 @@ impl Costs {
         Self { trap: self.trap.map(|ns| ns + more), ..*self }
     }
 
-    /// What each hit costs more at that rate, nanoseconds: nothing where hits are a microsecond apart or
-    /// less, all where they are fifteen; between the two it grows with the logarithm.
+    /// What each hit costs more at that rate, nanoseconds: nothing where hits are a quarter of a microsecond
+    /// apart or less, all where they are fifteen; between the two it grows with the logarithm.
     #[must_use]
     pub fn more_at(&self, hits_per_cpu_second: f64) -> f64 {
-        const NEAR: f64 = 1e-6;
+        const NEAR: f64 = 0.25e-6;
         const FAR: f64 = 15e-6;
         let apart = 1.0 / hits_per_cpu_second.max(f64::MIN_POSITIVE);
         let share = (apart.clamp(NEAR, FAR) / NEAR).ln() / (FAR / NEAR).ln();
@@ -177,7 +177,7 @@ mod tests {
         let costs = Costs { apart: 1_000.0, ..Costs::default() };
         let is = |ns: f64, expected: f64| assert!((ns - expected).abs() < 0.1, "{ns}");
         for (rate, expected) in
-            [(1e9, 0.0), (1e6, 0.0), (258_199.0, 500.0), (66_000.0, 1e3), (10.0, 1e3), (0.0, 1e3)]
+            [(1e9, 0.0), (4e6, 0.0), (516_397.8, 500.0), (66_000.0, 1e3), (10.0, 1e3), (0.0, 1e3)]
         {
             is(costs.more_at(rate), expected);
         }

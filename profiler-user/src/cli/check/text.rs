@@ -128,10 +128,24 @@ fn print_probe(
         site_line(out, "jump", site.address, site.cost, &site.instruction)?;
     }
     and_more(out, jumps.len())?;
+    if let Some(recorded) = recorded(probe) {
+        writeln!(out, "  calls  {recorded}")?;
+    }
     for note in &probe.notes {
         writeln!(out, "  note: {note}")?;
     }
     Ok(())
+}
+
+/// Which calls are recorded, where it is not all, one by one.
+fn recorded(probe: &PlannedProbe) -> Option<&'static str> {
+    let has = |flag| probe.sites.iter().any(|site| site.flags & flag != 0);
+    match (has(Cookie::ONLY_IN_TRACE), has(Cookie::FOLD)) {
+        (true, true) => Some("those in a trace, added up below the call they are made in"),
+        (true, false) => Some("those in a trace"),
+        (false, true) => Some("added up below the call they are made in"),
+        (false, false) => None,
+    }
 }
 
 fn print_endings(endings: &Endings, out: &mut impl Write) -> io::Result<()> {
