@@ -6,7 +6,6 @@ use aya_log_ebpf::debug;
 use profiler_common::{Ahead, Cookie, Counter, EventKind, EventRecord, MAX_WORDS, Role};
 
 use crate::count::OfProbe;
-use crate::fold::Place;
 use crate::hit::Hit;
 use crate::maps::{Awaited, LaneState, OpenCall, SILENCED};
 use crate::returns::{self, Call, Outlook};
@@ -43,20 +42,10 @@ pub(crate) fn run(ctx: &ProbeContext) {
         }
         None => {}
     }
-    if cookie.has(Cookie::UNWINDS) || cookie.has(Cookie::JUMPS) {
-        before_unwinding(&mut lane, &hit, slot);
-    }
-    let mut below = None;
-    if cookie.has(Cookie::FOLD) {
-        let call = fold::Call { time: hit.time, thread: hit.thread, probe, slot };
-        match fold::begin(&mut lane, &call) {
-            Place::Below(outer) => below = Some(outer),
-            Place::Nowhere => {
-                counts.quiet();
-                return;
-            }
-            Place::Unknown => fold::not_folded(),
-        }
+    let folds = cookie.has(Cookie::FOLD);
+    if folds && lane.as_deref().is_some_and(|lane| lane.inner.is_none()) {
+        counts.quiet();
+        return;
     }
     let mut record = EventRecord { header: hit.header(EventKind::Enter), words: [0; MAX_WORDS] };
     record.header.frame = slot;
@@ -65,21 +54,42 @@ pub(crate) fn run(ctx: &ProbeContext) {
         Ok(address) => record.header.return_address = address,
         Err(_) => count::count(Counter::ReturnSlotFault),
     }
-    if let Some(outer) = below {
-        await_folded(&hit, counts, outer, &mut record, &mut lane);
+    // Each kind goes its own way to the end: the verifier follows all combinations of what comes
+    // one after the other.
+    if cookie.has(Cookie::NO_EXIT) {
+        if cookie.has(Cookie::UNWINDS) || cookie.has(Cookie::JUMPS) {
+            before_unwinding(&mut lane, &hit, slot);
+        }
+        record.header.sequence = lane::next(&mut lane);
+        if cookie.has(Cookie::HAS_CAPTURE) {
+            capture::run(&hit, probe, Role::Enter, &mut record);
+            if let Some(lane) = &mut lane
+                && cookie.has(Cookie::JUMPS)
+            {
+                in_trace::jump(lane, hit.thread, slot, record.words[0]);
+            }
+        }
+        emit::send(&record, Some(counts));
         return;
     }
-    record.header.sequence = lane::next(&mut lane);
-    if !cookie.has(Cookie::NO_EXIT) {
-        await_exit(&hit, counts, &mut record, &mut lane);
+    let outlook = outlook(&hit, &record);
+    if !matches!(outlook.ahead, Ahead::Landing) {
+        counts.unlanded();
     }
+    if folds {
+        let call = fold::Call { time: hit.time, thread: hit.thread, probe, slot };
+        if let Some(outer) = fold::begin(&mut lane, &call) {
+            let awaited = awaited(&hit, &outlook, Awaited::FOLD, hit.time, outer);
+            open::remember_folded(hit.thread, slot, outlook.slot, &awaited);
+            ask(&outlook, counts, &mut record, &mut lane);
+            return;
+        }
+        count::count(Counter::NotFolded);
+    }
+    record.header.sequence = lane::next(&mut lane);
+    await_exit(&hit, &outlook, &mut record, &mut lane);
     if cookie.has(Cookie::HAS_CAPTURE) {
         capture::run(&hit, probe, Role::Enter, &mut record);
-        if let Some(lane) = &mut lane
-            && cookie.has(Cookie::JUMPS)
-        {
-            in_trace::jump(lane, hit.thread, slot, record.words[0]);
-        }
     }
     debug!(
         ctx,
@@ -134,22 +144,18 @@ fn awaited(hit: &Hit<'_>, outlook: &Outlook, flags: u16, began: u64, outer: Open
     }
 }
 
-/// Finds where the call will end, and remembers it as open.
+/// Remembers the call as open.
 #[inline(always)]
 fn await_exit(
     hit: &Hit<'_>,
-    counts: OfProbe,
+    outlook: &Outlook,
     record: &mut EventRecord,
     lane: &mut Option<&mut LaneState>,
 ) {
     let slot = record.header.frame;
-    let outlook = outlook(hit, record);
-    if !matches!(outlook.ahead, Ahead::Landing) {
-        counts.unlanded();
-    }
     let flags = if hit.cookie.has(Cookie::WANTS_VALUE) { Awaited::VALUE } else { 0 };
     let began = u64::from(record.header.sequence);
-    let awaited = awaited(hit, &outlook, flags, began, OpenCall::NONE);
+    let awaited = awaited(hit, outlook, flags, began, OpenCall::NONE);
     let opens_trace = hit.cookie.has(Cookie::OPENS_TRACE);
     if open::remember(lane, hit.thread, slot, outlook.slot, awaited, opens_trace) {
         record.header.ahead = outlook.ahead as u8;
@@ -159,24 +165,17 @@ fn await_exit(
     }
 }
 
-/// The same for a call that is folded; it asks for its landing by itself.
+/// A call that is folded asks for its landing by itself.
 #[inline(always)]
-fn await_folded(
-    hit: &Hit<'_>,
+fn ask(
+    outlook: &Outlook,
     counts: OfProbe,
-    outer: OpenCall,
     record: &mut EventRecord,
     lane: &mut Option<&mut LaneState>,
 ) {
-    let outlook = outlook(hit, record);
-    let slot = record.header.frame;
-    let awaited = awaited(hit, &outlook, Awaited::FOLD, hit.time, outer);
-    open::remember_folded(hit.thread, slot, outlook.slot, &awaited);
     match outlook.ahead {
-        Ahead::Landing => {}
-        Ahead::Nothing => counts.unlanded(),
+        Ahead::Landing | Ahead::Nothing => {}
         Ahead::Unknown | Ahead::WantsPoint | Ahead::WantsValue => {
-            counts.unlanded();
             record.header.kind = EventKind::Asks as u8;
             record.header.ahead = outlook.ahead as u8;
             record.header.awaited = outlook.awaited;

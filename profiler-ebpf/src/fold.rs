@@ -5,15 +5,15 @@
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use profiler_common::{
-    Counter, EventKind, EventRecord, Fold, FoldKey, FoldedCalls, MAX_FOLDS, MAX_WORDS, ProbeId,
+    EventKind, EventRecord, Fold, FoldKey, FoldedCalls, MAX_FOLDS, MAX_WORDS, ProbeId,
 };
 
 use crate::hit::thread_header;
 use crate::maps::{Awaited, FOLDS, LaneState, OpenCall};
 use crate::{count, emit, inner, lane};
 
-/// From how many open calls what is folded below them is sent at once.
-const LEVELS: usize = 8;
+/// Of how many open calls, and functions folded below them, what there is is sent at once.
+const STEPS: usize = 24;
 
 /// A call to be folded.
 #[derive(Clone, Copy)]
@@ -24,41 +24,29 @@ pub(crate) struct Call {
     pub(crate) slot: u64,
 }
 
-/// Where a call is to be counted.
-pub(crate) enum Place {
-    /// Below this one.
-    Below(OpenCall),
-    /// No recorded call is open: nowhere.
-    Nowhere,
-    /// That cannot be told, or there is no room: it is to be recorded.
-    Unknown,
-}
-
-/// A call begins: counts it.
+/// A call begins: counts it below the one it is made in. None where that cannot be told, or there is no
+/// room: it is to be recorded.
 #[inline(always)]
-pub(crate) fn begin(lane: &mut Option<&mut LaneState>, call: &Call) -> Place {
-    let Some(lane) = lane else { return Place::Unknown };
-    if lane.inner.is_none() {
-        return Place::Nowhere;
-    }
-    let Some(outer) = inner::around(lane, call.thread, call.slot) else { return Place::Unknown };
+pub(crate) fn begin(lane: &mut Option<&mut LaneState>, call: &Call) -> Option<OpenCall> {
+    let lane = lane.as_deref_mut()?;
+    let outer = inner::around(lane, call.thread, call.slot)?;
     let key = key(call.thread, &outer, call.probe.0);
     if let Some(fold) = FOLDS.get_ptr_mut(&key) {
         // SAFETY: a live map value; no other thread touches it.
         let fold = unsafe { &mut *fold };
         if fold.serial == outer.serial {
             fold.calls.begin(call.time);
-            return Place::Below(outer);
+            return Some(outer);
         }
         // Of a call that is gone, and that nobody has seen end.
         send(lane, call.time, call.thread, key.slot, key.probe(), fold);
         forget(lane, &key);
     }
-    let Some(entry) = inner::entry(call.thread, &outer) else { return Place::Unknown };
+    let entry = inner::entry(call.thread, &outer)?;
     // SAFETY: a live map value; no other thread touches it.
     let entry = unsafe { &mut *entry };
     if entry.folds >= MAX_FOLDS {
-        return Place::Unknown;
+        return None;
     }
     let mut fold = Fold {
         serial: outer.serial,
@@ -68,19 +56,13 @@ pub(crate) fn begin(lane: &mut Option<&mut LaneState>, call: &Call) -> Place {
     };
     fold.calls.begin(call.time);
     if FOLDS.insert(&key, &fold, u64::from(BPF_NOEXIST)).is_err() {
-        return Place::Unknown;
+        return None;
     }
     entry.fold_slot = key.slot;
     entry.fold_probe = key.probe + 1;
     entry.folds += 1;
     lane.folds += 1;
-    Place::Below(outer)
-}
-
-/// A call that was to be folded is recorded.
-#[inline(always)]
-pub(crate) fn not_folded() {
-    count::count(Counter::NotFolded);
+    Some(outer)
 }
 
 /// A call has ended that began then.
@@ -143,29 +125,30 @@ pub(crate) fn close(lane: &mut LaneState, time: u64, thread: u64, entry: &Awaite
 }
 
 /// Calls may be gone of which nobody sees the end: sends what is folded below any that is open.
+///
+/// One loop, not one in another: the verifier follows it as often as it may go around.
 #[inline(always)]
 pub(crate) fn flush(lane: &mut LaneState, time: u64, thread: u64) {
     let mut call = lane.inner;
-    for _ in 0..LEVELS {
-        if lane.folds == 0 || call.is_none() {
-            return;
-        }
-        let Some(entry) = inner::entry(thread, &call) else { return };
-        // SAFETY: a live map value; no other thread touches it.
-        let entry = unsafe { &*entry };
-        let (mut slot, mut probe) = (entry.fold_slot, entry.fold_probe);
-        for _ in 0..MAX_FOLDS {
-            if probe == 0 {
-                break;
+    let (mut slot, mut probe) = (0, 0);
+    for _ in 0..STEPS {
+        if probe == 0 {
+            if call.is_none() {
+                return;
             }
-            let key = FoldKey { thread, slot, probe: probe - 1 };
-            let Some(fold) = FOLDS.get_ptr_mut(&key) else { break };
+            let Some(entry) = inner::entry(thread, &call) else { return };
             // SAFETY: a live map value; no other thread touches it.
-            let fold = unsafe { &mut *fold };
-            (slot, probe) = (fold.next_slot, fold.next_probe);
-            send(lane, time, thread, key.slot, key.probe(), fold);
+            let entry = unsafe { &*entry };
+            (slot, probe) = (entry.fold_slot, entry.fold_probe);
+            call = entry.outer;
+            continue;
         }
-        call = entry.outer;
+        let key = FoldKey { thread, slot, probe: probe - 1 };
+        let Some(fold) = FOLDS.get_ptr_mut(&key) else { return };
+        // SAFETY: a live map value; no other thread touches it.
+        let fold = unsafe { &mut *fold };
+        (slot, probe) = (fold.next_slot, fold.next_probe);
+        send(lane, time, thread, key.slot, key.probe(), fold);
     }
 }
 

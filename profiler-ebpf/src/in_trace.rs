@@ -3,29 +3,48 @@
 //! Where that cannot be told a lane is taken to be in one: recording too much costs, recording too
 //! little would lie.
 
+use core::arch::asm;
+
 use crate::lane::NEAR;
-use crate::maps::{Awaited, GUARDS, LaneState, TRACES};
+use crate::maps::{Awaited, GUARDS, LaneState};
 
 /// As large as a thread's stack is, as a rule.
 const STACK: u64 = 8 << 20;
+
+/// 1 if the address lies above another by no more than `most`, or is the same; else 0.
+///
+/// Without a branch, as all here that is asked of each place: the verifier would follow every
+/// combination of answers. Addresses of programs have no highest bit.
+#[inline(always)]
+fn reaches(address: u64, other: u64, most: u64) -> u64 {
+    let above = address.wrapping_sub(other);
+    let within = most.wrapping_sub(above);
+    1 ^ (sign(above) | sign(within))
+}
+
+/// The highest bit, told in a way that the compiler makes no comparison of.
+#[inline(always)]
+fn sign(mut number: u64) -> u64 {
+    // SAFETY: it does nothing.
+    unsafe { asm!("{number} = {number}", number = inout(reg) number, options(pure, nomem)) };
+    number >> 63
+}
 
 /// A call that begins or takes a trace has begun; what to remember of it.
 #[inline(always)]
 pub(crate) fn open(lane: &mut LaneState, slot: u64) -> u16 {
     close(lane, slot);
-    let mut free = TRACES;
-    for place in 0..TRACES {
-        let outer = lane.traces[place];
-        if outer == 0 {
-            free = place;
-        } else if outer > slot && outer - slot <= NEAR {
-            // It ends before that one does.
-            return 0;
-        }
+    let mut nested = 0;
+    for outer in &lane.traces {
+        nested |= reaches(*outer, slot, NEAR);
     }
-    for place in 0..TRACES {
-        if place == free {
-            lane.traces[place] = slot;
+    if nested != 0 {
+        // It ends before that one does.
+        return 0;
+    }
+    for trace in &mut lane.traces {
+        if *trace == 0 {
+            *trace = slot;
             return Awaited::OPENS_TRACE;
         }
     }
@@ -37,9 +56,7 @@ pub(crate) fn open(lane: &mut LaneState, slot: u64) -> u16 {
 #[inline(always)]
 pub(crate) fn close(lane: &mut LaneState, slot: u64) {
     for trace in &mut lane.traces {
-        if *trace != 0 && *trace <= slot && slot - *trace <= NEAR {
-            *trace = 0;
-        }
+        *trace &= reaches(slot, *trace, NEAR).wrapping_sub(1);
     }
 }
 
@@ -57,9 +74,7 @@ pub(crate) fn jump(lane: &mut LaneState, thread: u64, slot: u64, word: u64) {
         return;
     }
     for trace in &mut lane.traces {
-        if *trace >= slot && *trace < below {
-            *trace = 0;
-        }
+        *trace &= reaches(*trace, slot, below - slot - 1).wrapping_sub(1);
     }
 }
 
@@ -84,9 +99,9 @@ pub(crate) fn ended(lane: &mut LaneState, slot: u64, flags: u16) {
 #[inline(always)]
 pub(crate) fn is_open(lane: &mut LaneState, slot: u64) -> bool {
     close(lane, slot);
-    let mut open = lane.more_traces != 0;
+    let mut open = u64::from(lane.more_traces);
     for trace in &lane.traces {
-        open |= *trace != 0;
+        open |= *trace;
     }
-    open
+    open != 0
 }

@@ -78,7 +78,10 @@ pub(super) fn load(
         .map_err(AttachError::load)?;
     for role in [Role::Enter, Role::Ret, Role::Landing] {
         let name = program_name(role);
-        uprobe(&mut bpf, role)?.load().map_err(|error| AttachError::program(name, error))?;
+        let program = uprobe(&mut bpf, role)?;
+        program.load().map_err(|error| AttachError::program(name, error))?;
+        let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
+        tracing::debug!(name, verified, "loaded");
     }
     if !matches!(targets, Targets::One(_)) {
         let entry: &mut UProbe = program(&mut bpf, ENTRY)?;
