@@ -249,6 +249,7 @@ impl Found {
                 gopc: g("gopc")?,
                 startpc: g("startpc")?,
                 waitreason: g("waitreason")?,
+                sigcode0: g("sigcode0")?,
             },
             panic: PanicFacts {
                 argp: self.at("runtime._panic", "argp"),
@@ -298,6 +299,7 @@ mod tests {
                 ("gopc", 0x70),
                 ("startpc", 0x78),
                 ("waitreason", 0x58),
+                ("sigcode0", 0x7f),
             ],
         ),
         ("runtime.stack", &[("lo", 0), ("hi", 8)]),

@@ -54,6 +54,9 @@ pub struct GFacts {
     pub startpc: u32,
     /// What it waits for; 8 bits.
     pub waitreason: u32,
+    /// The stack pointer that `runtime.recovery` goes on at, up to 1.21; from 1.22 on it is the
+    /// panic's.
+    pub sigcode0: u32,
 }
 
 /// Offsets into `runtime._panic`.
@@ -62,11 +65,12 @@ pub struct GFacts {
 pub struct PanicFacts {
     /// The arguments of the deferred call under way.
     pub argp: Option<u32>,
-    /// The stack pointer of the frame whose deferred calls run, and where a recovery goes on.
+    /// From 1.22 on the stack pointer of the frame whose deferred calls run, which is where a
+    /// recovery goes on; before, of `runtime.Goexit` alone.
     pub sp: u32,
     /// The stack pointer where the panic began; from 1.22 on.
     pub start_sp: Option<u32>,
-    /// Where a recovery goes on; from 1.22 on.
+    /// The address at which a recovery goes on; from 1.22 on.
     pub retpc: Option<u32>,
     /// Whether it was recovered; 8 bits.
     pub recovered: u32,
