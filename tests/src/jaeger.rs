@@ -1,5 +1,6 @@
 //! A real Jaeger of the test's own.
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,8 +29,24 @@ impl Jaeger {
     /// # Errors
     /// When it is not installed, or does not come up.
     pub fn start() -> Result<Self> {
+        Self::start_program(&Self::program()?)
+    }
+
+    /// Where it is installed.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn program() -> Result<PathBuf> {
         let binary = cache().join("bin/jaeger");
         ensure!(binary.is_file(), "no Jaeger at {}: run `cargo xtask test`", binary.display());
+        Ok(binary)
+    }
+
+    /// Starts the one in a file, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start_program(binary: &Path) -> Result<Self> {
         let mut command = Command::new(binary);
         // Otherwise it traces itself, to whatever listens on the default OTLP port.
         command.env("OTEL_TRACES_SAMPLER", "always_off");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, anyhow};
 use crate::args::{Args, Usage};
 use crate::cache::Cache;
 use crate::host::NeedsRoot;
-use crate::{bench, build, ci, demo, ebpf, lint, package, say, setup, test};
+use crate::{bench, build, ci, demo, ebpf, go_facts, lint, package, say, setup, test};
 
 /// What every command starts from.
 pub(crate) struct Context {
@@ -52,6 +52,13 @@ const VERBS: &[Verb] = &[
         usage: "[--fix]",
         does: "Format, clippy, rustdoc, generated files; --fix rewrites what it can",
         run: lint::run,
+    },
+    Verb {
+        name: "go-facts",
+        usage: "[--all|--newest N] [--check]",
+        does: "Ask all Go toolchains, or those of the newest minor versions, for what qprof must \
+               know of each; --check only compares",
+        run: go_facts::run,
     },
     Verb {
         name: "ci",

@@ -11,13 +11,16 @@ use crate::cache::replace_file;
 use crate::cli::Context;
 use crate::command::{run as run_program, stdout_of};
 use crate::toolchain::Toolchain;
-use crate::{build, ebpf, say};
+use crate::{build, ebpf, go_facts, say};
 
 /// Files that `qprof` itself writes, as (path, its arguments).
 const GENERATED: &[(&str, &[&str])] = &[
     ("docs/symbol-map.schema.json", &["generate", "schema", "map"]),
     ("docs/config.schema.json", &["generate", "schema", "config"]),
 ];
+
+/// So many minor versions of Go are asked again each time; what older ones say cannot change.
+const NEWEST_GO: usize = 2;
 
 const HOST_PACKAGES: [&str; 8] =
     ["-p", "profiler-common", "-p", "profiler-user", "-p", "profiler-tests", "-p", "xtask"];
@@ -96,10 +99,13 @@ fn generated(context: &Context, toolchain: &Toolchain, fix: bool) -> Result<()> 
             stale.push(*file);
         }
     }
-    if stale.is_empty() {
-        return Ok(());
+    if !stale.is_empty() {
+        bail!("{} not what qprof generates: run `cargo xtask lint --fix`", stale.join(", "));
     }
-    bail!("{} not what qprof generates: run `cargo xtask lint --fix`", stale.join(", "));
+    if !go_facts::is_current(context, &qprof, NEWEST_GO, fix)? {
+        bail!("{} not what Go's toolchains say: run `cargo xtask lint --fix`", go_facts::TABLE);
+    }
+    Ok(())
 }
 
 /// Whether `file` holds `text`; with `fix` it does afterwards.

@@ -11,6 +11,7 @@ mod cli;
 mod command;
 mod demo;
 mod ebpf;
+mod go_facts;
 mod host;
 mod jaeger;
 mod json;

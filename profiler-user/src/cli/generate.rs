@@ -1,11 +1,13 @@
 //! `qprof generate`: what is made from the definition of the command line and of its files.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::{Args, Command, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config;
+use crate::target::go::GoFacts;
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -27,6 +29,11 @@ enum What {
         /// Of what.
         #[arg(default_value = "map")]
         of: SchemaOf,
+    },
+    /// What `doctor --go-offsets-from FILE` takes from a Go program, as JSON on one line.
+    GoFacts {
+        /// A program with debug information (built without -ldflags=-w, and not stripped).
+        file: PathBuf,
     },
 }
 
@@ -57,6 +64,10 @@ pub(super) fn run(
                 SchemaOf::Config => config::settings_schema(),
             };
             serde_json::to_writer_pretty(&mut text, &schema)?;
+            text.push(b'\n');
+        }
+        What::GoFacts { file } => {
+            serde_json::to_writer(&mut text, &GoFacts::from_dwarf(file)?)?;
             text.push(b'\n');
         }
     }

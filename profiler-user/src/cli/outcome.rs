@@ -10,9 +10,11 @@ use crate::agent::{
 };
 use crate::attach::AttachError;
 use crate::config::{MapError, SettingsError};
+use crate::doctor::ProcessError;
 use crate::plan::PlanError;
 use crate::symbols::SymbolError;
 use crate::target::TargetError;
+use crate::target::go::DwarfError;
 
 /// How a run of the program ended; the exit code scripts see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,16 @@ impl Outcome {
             };
         }
         if cause.is::<AimError>() {
+            return Some(Self::Target);
+        }
+        if let Some(error) = cause.downcast_ref::<ProcessError>() {
+            return Some(match error {
+                ProcessError::Target(error) => Self::of_target(error),
+                ProcessError::OtherVersion { .. } => Self::Usage,
+                ProcessError::NotGo(_) | ProcessError::Offsets(_) => Self::Target,
+            });
+        }
+        if cause.is::<DwarfError>() {
             return Some(Self::Target);
         }
         if cause.is::<UnknownName>() {

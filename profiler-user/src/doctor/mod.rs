@@ -3,6 +3,7 @@
 mod cache;
 mod forms;
 mod measured;
+mod process;
 mod remedies;
 mod self_test;
 mod text;
@@ -15,6 +16,7 @@ pub use forms::{
     Calibration, EventCost, FormResult, Position, TrapCost, Verdict, child as form_child,
 };
 pub use measured::{Knowledge, Measured, known_kernel, tried_kernel};
+pub use process::{GoDiagnosis, ProcessDiagnosis, ProcessError, diagnose_process};
 pub use self_test::{SelfTest, child, self_test};
 
 use remedies::{Remedies, bpf_refused, remedies, word};

@@ -5,6 +5,7 @@ mod code_map;
 mod cpus;
 mod error;
 mod find;
+pub mod go;
 mod guard;
 mod maps;
 mod object;

@@ -87,16 +87,28 @@ pub fn exe(pid: Pid) -> PathBuf {
 /// getauxval(3)); none if they cannot be read.
 #[must_use]
 pub fn random_word(pid: Pid, index: usize) -> Option<u64> {
-    let auxv = fs::read(file(pid, "auxv")).ok()?;
-    let pairs = auxv.as_chunks::<8>().0.as_chunks::<2>().0;
-    let address = pairs
-        .iter()
-        .map(|pair| pair.map(u64::from_ne_bytes))
-        .find_map(|[kind, value]| (kind == libc::AT_RANDOM).then_some(value))?;
+    let address = aux_value(pid, libc::AT_RANDOM)?;
     let mut word = [0; 8];
     let at = address.checked_add(u64::try_from(index * word.len()).ok()?)?;
     fs::File::open(file(pid, "mem")).ok()?.read_exact_at(&mut word, at).ok()?;
     Some(u64::from_ne_bytes(word))
+}
+
+/// What the kernel told a process's program at its start (getauxval(3)).
+pub(super) fn aux_value(pid: Pid, wanted: u64) -> Option<u64> {
+    let auxv = fs::read(file(pid, "auxv")).ok()?;
+    let pairs = auxv.as_chunks::<8>().0.as_chunks::<2>().0;
+    pairs
+        .iter()
+        .map(|pair| pair.map(u64::from_ne_bytes))
+        .find_map(|[kind, value]| (kind == wanted).then_some(value))
+}
+
+/// The numbers of a process in all the pid namespaces that it is in; none if it has ended.
+pub(super) fn numbers(pid: Pid) -> Vec<u64> {
+    let status = text(pid, "status").unwrap_or_default();
+    let numbers = status_field(&status, "NSpid:").unwrap_or_default();
+    numbers.split_ascii_whitespace().filter_map(|number| number.parse().ok()).collect()
 }
 
 /// The file descriptors of a process that are sockets; none where they may not be seen.
