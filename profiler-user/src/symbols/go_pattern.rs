@@ -113,6 +113,14 @@ impl GoPattern {
         words
     }
 
+    /// So much of a name's path as a pattern has of one: C++ names have none.
+    pub(super) fn as_far_as<'n>(pattern: &str, name: &'n str) -> &'n str {
+        let path = |name: &str| name.find(['(', '[', ' ', ':']).unwrap_or(name.len());
+        let slashes = pattern.get(..path(pattern)).map_or(0, |path| path.matches('/').count());
+        let mut behind = name.get(..path(name)).unwrap_or_default().rmatch_indices('/');
+        behind.nth(slashes).map_or(name, |(slash, _)| name.get(slash + 1..).unwrap_or(name))
+    }
+
     /// The last component, for the search for names that are near: closures are their function's.
     pub(super) fn last_component(text: &str) -> &str {
         let outside = text.split('[').next().unwrap_or(text);
@@ -199,6 +207,18 @@ mod tests {
         assert!(!matches("a.Sum", "x/a.Sum[...]"));
         assert!(!matches("a.F", "x/a.F.func1"));
         assert!(!matches("b.T]", "a.F[x/b.T]"), "no path inside of type arguments");
+    }
+
+    #[test]
+    fn names_are_compared_as_far_as_the_pattern_goes() {
+        for (pattern, compared) in [
+            ("querynodev2.(*Node).Search", "querynodev2.(*QueryNode).Search"),
+            ("internal/querynodev2.Search", "internal/querynodev2.(*QueryNode).Search"),
+            ("a/b/c/d/e/f.G", METHOD),
+        ] {
+            assert_eq!(GoPattern::as_far_as(pattern, METHOD), compared);
+        }
+        assert_eq!(GoPattern::as_far_as("f", "ns::operator/(int)"), "ns::operator/(int)");
     }
 
     #[test]

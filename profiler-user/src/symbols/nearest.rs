@@ -97,7 +97,8 @@ pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<
         .map(|(far, object, id)| {
             let linkage = object.linkage(id).into_owned();
             let name = object.name(id);
-            let unlike = strsim::osa_distance(base, start(&name.base, COMPARED));
+            let compared = GoPattern::as_far_as(pattern.base(), &name.base);
+            let unlike = strsim::osa_distance(base, start(compared, COMPARED));
             (far, unlike, Near { name, linkage })
         })
         .collect();
