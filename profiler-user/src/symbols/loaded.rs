@@ -74,6 +74,8 @@ pub(super) struct Loaded {
     components: OnceLock<Components>,
     /// Its Go code, if it has some.
     go: Option<Go>,
+    /// The kind of Go in it, if there is some.
+    language: Option<Language>,
     /// Code that reaches over the starts of other functions, by its bounds; none: unreadable.
     shared: Mutex<FxHashMap<(u64, u64), Option<CodePart>>>,
 }
@@ -93,9 +95,11 @@ impl Loaded {
             tracing::warn!(%error, "its Go functions are not known");
         }
         complete |= functions.is_some();
-        go::divide(go.is_some(), &mut tables, &mut functions);
+        let of_other = || go::other_toolchain(&elf, &tables);
+        let language = go.as_ref().map(|_| Language::Go).or_else(of_other);
+        go::divide(language, &mut tables, &mut functions);
         tables.extend(functions);
-        Ok(Self::arranged(elf, tables, complete, go))
+        Ok(Self { language, ..Self::arranged(elf, tables, complete, go) })
     }
 
     fn arranged(elf: Elf, tables: Vec<Table>, complete: bool, go: Option<Go>) -> Self {
@@ -115,6 +119,7 @@ impl Loaded {
             frames: OnceLock::new(),
             components: OnceLock::new(),
             go,
+            language: None,
             shared: Mutex::default(),
         }
     }
@@ -320,9 +325,11 @@ impl Loaded {
         let next = self.starts.get(after).map(|&(next, _)| next).filter(|&n| section.contains(n));
         let framed = self.frames().around(&self.elf, address);
         let range = framed.or_else(|| next.map(|end| Range { start: address, end }));
-        // C has frame descriptions, Go has not.
-        let language =
-            if framed.is_none() && self.go.is_some() { Language::Go } else { Language::Native };
+        let language = match self.language {
+            // C has frame descriptions, Go has none unless gccgo made it.
+            Some(Language::Go) if framed.is_some() => Language::Native,
+            of_program => of_program.unwrap_or_default(),
+        };
         let function = range.map(|range| self.unnamed(object, range)).transpose()?;
         Ok(function.map(|function| Function { language, ..function }))
     }

@@ -3,6 +3,7 @@
 
 use rustc_hash::FxHashSet;
 
+use crate::symbols::elf::Elf;
 use crate::symbols::function::Language;
 use crate::symbols::name;
 use crate::symbols::table::{Kind, Symbol, Table};
@@ -15,14 +16,25 @@ const OTHERS: [(&[u8], Language); 4] = [
     (b"tinygo_longjmp", Language::TinyGo),
 ];
 
+/// The toolchain that built a Go program which has no table of Go's own. gccgo leaves a section even
+/// in what was stripped.
+pub(in crate::symbols) fn other_toolchain(elf: &Elf, tables: &[Table]) -> Option<Language> {
+    if elf.section(b".go_export").is_some() {
+        return Some(Language::GccGo);
+    }
+    let of_others = OTHERS.iter().find(|(name, _)| tables.iter().any(|table| table.mentions(name)));
+    of_others.map(|(_, language)| *language)
+}
+
 /// Leaves each function in one table: Go functions in Go's, C functions in a symbol table where
-/// they are in one. Where Go's table cannot be read (`is_go`, but no `functions`), and in programs of
-/// other toolchains, symbols that have names like Go's are marked.
-pub(in crate::symbols) fn divide(is_go: bool, tables: &mut [Table], functions: &mut Option<Table>) {
+/// they are in one. Where Go's table cannot be read (there are no `functions`), and in programs of
+/// other toolchains, symbols that have names like Go's are marked as of that `language`.
+pub(in crate::symbols) fn divide(
+    language: Option<Language>,
+    tables: &mut [Table],
+    functions: &mut Option<Table>,
+) {
     let Some(functions) = functions else {
-        let of_others =
-            OTHERS.iter().find(|(name, _)| tables.iter().any(|table| table.mentions(name)));
-        let language = if is_go { Some(Language::Go) } else { of_others.map(|(_, of)| *of) };
         for table in tables.iter_mut() {
             if let Some(language) = language {
                 table.mark(language, name::is_go_like);

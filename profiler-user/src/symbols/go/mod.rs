@@ -25,7 +25,7 @@ use super::function::Language;
 use super::table::{Kind, Symbol, Table};
 use crate::model::SourceLine;
 
-pub(super) use self::foreign::divide;
+pub(super) use self::foreign::{divide, other_toolchain};
 
 /// So much of a table of values is read to find a line or an end.
 const VALUES: u64 = 16 << 10;

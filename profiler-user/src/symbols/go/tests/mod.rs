@@ -129,6 +129,21 @@ fn a_go_program_without_its_table_says_so() {
 }
 
 #[test]
+fn gccgo_is_told_by_a_section_that_stays() {
+    let mut file = program(GO_1_20);
+    for (from, to) in
+        [(&b".gopclntab"[..], &b".go_export"[..]), (b".go.buildinfo", b".no.buildinfo")]
+    {
+        let name = file.windows(from.len()).position(|name| name == from).unwrap();
+        file[name..name + to.len()].copy_from_slice(to);
+    }
+    let loaded = loaded(file).unwrap();
+    assert!(loaded.go().is_none() && find(&loaded, "*").is_empty());
+    let other = crate::symbols::go::other_toolchain(loaded.elf(), &[]);
+    assert_eq!(other, Some(Language::GccGo));
+}
+
+#[test]
 fn values_by_address() {
     // −1 + 8 for 4 bytes, then −2 for 300.
     let table = [0x10, 4, 0x03, 0xac, 0x02, 0];
