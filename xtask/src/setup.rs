@@ -12,7 +12,7 @@ use crate::toolchain::Toolchain;
 use crate::venv::{ENGINES, MilvusVenv, SQLITE};
 use crate::{jaeger, linker, say};
 
-const PARTS: [&str; 6] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "jaeger"];
+const PARTS: [&str; 7] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "go", "jaeger"];
 
 /// What the tests that start real servers need.
 pub(crate) const TEST_NEEDS: [Need; 7] = [
@@ -50,6 +50,9 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
         ENGINES.ensure(cache)?;
         SQLITE.ensure(cache)?;
     }
+    if wanted("go") {
+        jaeger::ensure_go(cache)?;
+    }
     if wanted("jaeger") {
         jaeger::ensure(cache)?;
     }
@@ -66,6 +69,7 @@ pub(crate) fn servers(context: &Context) -> Result<()> {
     MilvusVenv::ensure(&context.cache)?;
     ENGINES.ensure(&context.cache)?;
     SQLITE.ensure(&context.cache)?;
+    jaeger::ensure_go(&context.cache)?;
     jaeger::ensure(&context.cache)?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::{Select, Selector};
 use crate::model::{Pid, VirtAddr};
-use crate::symbols::{Function, SymbolError, SymbolSet};
+use crate::symbols::{Function, Language, SymbolError, SymbolSet};
 use crate::target::{ObjectId, Target};
 
 /// Functions that match a pattern, with object, size and copies
@@ -21,9 +21,11 @@ Examples:
   qprof symbols /usr/lib/libduckdb.so 'duckdb::Planner::CreatePlan'
   qprof symbols ./server _ZN6server6handleEv
   qprof symbols ./server 0x401136
+  qprof symbols ./gateway 'internal/proxy.(*Proxy).Search'
 
 `*` stands for anything, also `::` and spaces. Without `(` the pattern is compared with the name
-without its parameter list.")]
+without its parameter list. Go names may be cut at any `/` of their import path; in them, a `*`
+behind `(` is the star of a receiver.")]
 pub(super) struct SymbolsArgs {
     /// A running process, or a file (a file named like a number: ./123)
     #[arg(value_name = "PID|FILE")]
@@ -52,6 +54,11 @@ struct Row<'a> {
     base_name: &'a str,
     linkage: &'a str,
     object: String,
+    /// `native`, or what compiled it: `go`, `gccgo`, `tinygo`.
+    language: &'static str,
+    /// The version of Go that built the object, if it has Go code and says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    go_version: Option<&'a str>,
     /// As the ELF file names it.
     address: String,
     offset: String,
@@ -102,7 +109,7 @@ fn select(pattern: &str) -> Select {
     }
 }
 
-fn rows<'a>(set: &SymbolSet, functions: &'a [Function]) -> Vec<Row<'a>> {
+fn rows<'a>(set: &'a SymbolSet, functions: &'a [Function]) -> Vec<Row<'a>> {
     let mut copies: FxHashMap<(ObjectId, &str), usize> = FxHashMap::default();
     for function in functions {
         *copies.entry((function.object, &function.name)).or_default() += 1;
@@ -114,6 +121,13 @@ fn rows<'a>(set: &SymbolSet, functions: &'a [Function]) -> Vec<Row<'a>> {
         object: set
             .path(function.object)
             .map_or_else(String::new, |path| path.display().to_string()),
+        language: match function.language {
+            Language::Native => "native",
+            Language::Go => "go",
+            Language::GccGo => "gccgo",
+            Language::TinyGo => "tinygo",
+        },
+        go_version: set.go_version(function.object),
         address: function.code.address.to_string(),
         offset: function.code.offset.to_string(),
         size: function.code.bytes.len(),
@@ -127,7 +141,11 @@ fn table(rows: &[Row<'_>], out: &mut impl Write) -> std::io::Result<()> {
     let mut object = "";
     for row in rows {
         if row.object != object {
-            writeln!(out, "{}", row.object)?;
+            match row.go_version {
+                None => writeln!(out, "{}", row.object)?,
+                Some("") => writeln!(out, "{}  (Go, of an unknown version)", row.object)?,
+                Some(version) => writeln!(out, "{}  (Go, {version})", row.object)?,
+            }
             object = &row.object;
         }
         writeln!(out, "  {}", row.name)?;
@@ -137,6 +155,9 @@ fn table(rows: &[Row<'_>], out: &mut impl Write) -> std::io::Result<()> {
         }
         if row.copies > 1 {
             write!(out, "  1 of {} copies", row.copies)?;
+        }
+        if row.language != "native" {
+            write!(out, "  {}", row.language)?;
         }
         if row.linkage != row.name {
             write!(out, "  {}", row.linkage)?;

@@ -9,7 +9,7 @@ use super::listing::{Listing, Refused};
 use super::start::check_start;
 use super::{CostClass, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
-use crate::symbols::Function;
+use crate::symbols::{Function, Language};
 
 /// How many addresses a note names before it says "and N more".
 const NAMED: usize = 3;
@@ -42,6 +42,7 @@ pub(super) fn analyse(
     starts_another: &dyn Fn(VirtAddr) -> bool,
     forms: KernelForms,
 ) -> Result<Analysis, Refused> {
+    check_language(function.language)?;
     check_start(function)?;
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
@@ -54,10 +55,21 @@ pub(super) fn analyse(
 /// Analyses only how a function is left: for the target of a tail call, which is not entered by
 /// our account.
 pub(super) fn analyse_leaves(function: &Function, forms: KernelForms) -> Result<Leaves, Refused> {
+    check_language(function.language)?;
     check_start(function)?;
     let listing = Listing::of(function)?;
     let flow = Flow::of(&listing)?;
     Ok(leaves(&listing, &flow, forms))
+}
+
+/// Whether calls of a language's functions can be followed.
+fn check_language(language: Language) -> Result<(), Refused> {
+    match language {
+        Language::Native => Ok(()),
+        Language::Go => Err(Refused::Go),
+        Language::GccGo => Err(Refused::OtherGo("gccgo")),
+        Language::TinyGo => Err(Refused::OtherGo("TinyGo")),
+    }
 }
 
 /// Writes instructions as text, Intel syntax. Making one costs more than using it.

@@ -11,6 +11,17 @@ use crate::symbols::{CodePart, Function};
 pub(super) enum Refused {
     #[error("its symbol has no code")]
     Empty,
+    #[error(
+        "Go functions are not probed yet: a goroutine's stack moves and changes threads, so that \
+         neither its calls nor their ends can be told by the stack of a thread; C and C++ functions \
+         of the same program can"
+    )]
+    Go,
+    #[error(
+        "it was built by {0}, whose goroutines Qprof does not follow: of Go only functions that Go's \
+         own toolchain compiled are foreseen"
+    )]
+    OtherGo(&'static str),
     #[error("its parts overlap or lie beyond the end of the address space: a broken symbol table")]
     BadExtent,
     #[error(

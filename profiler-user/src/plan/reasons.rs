@@ -63,6 +63,9 @@ pub(super) fn why_nothing(nothing: Option<&Nothing>) -> String {
              or name the object that has it",
             list(names)
         ),
+        Some(Nothing::NoGo(reasons)) => {
+            format!("no function has this name, and Go functions are not known: {}", list(reasons))
+        }
         Some(Nothing::NoAddress(address)) => format!(
             "{address} lies in no function and no executable segment; addresses are those of the \
              ELF file, before it is loaded"

@@ -40,6 +40,7 @@ pub(super) struct Section {
 #[derive(Clone, Copy, Debug)]
 struct Segment {
     executable: bool,
+    writable: bool,
     offset: u64,
     address: u64,
     /// In the file: what lies beyond is zero and no code.
@@ -152,6 +153,7 @@ impl Elf {
             let flags = segment.p_flags.get(LE);
             let parsed = Segment {
                 executable: flags.contains(elf::PF_X),
+                writable: flags.contains(elf::PF_W),
                 offset: segment.p_offset.get(LE),
                 address: segment.p_vaddr.get(LE),
                 size: segment.p_filesz.get(LE),
@@ -317,6 +319,24 @@ impl Elf {
             .chain(in_sections)
             .filter(|&(_, size)| size <= LARGEST_NOTE)
             .find_map(|(offset, size)| build_id_in(&self.read(offset, size).ok()?))
+    }
+
+    /// Where in the file the bytes at an address are, and how many follow there in its segment.
+    pub(super) fn loaded_at(&self, address: u64) -> Option<(u64, u64)> {
+        self.segments.iter().find_map(|segment| {
+            let into = address.checked_sub(segment.address).filter(|into| *into < segment.size)?;
+            Some((segment.offset.checked_add(into)?, segment.size - into))
+        })
+    }
+
+    /// The loaded segments that a program may write, or those that it may not, as ranges of
+    /// addresses; what is code last.
+    pub(super) fn data(&self, writable: bool) -> Vec<Range> {
+        let mut of_kind: Vec<&Segment> =
+            self.segments.iter().filter(|segment| segment.writable == writable).collect();
+        of_kind.sort_by_key(|segment| segment.executable);
+        let end = |s: &Segment| s.address.checked_add(s.size.min(self.len));
+        of_kind.iter().filter_map(|s| Some(Range { start: s.address, end: end(s)? })).collect()
     }
 
     /// The bytes of a range of the file.

@@ -17,6 +17,20 @@ pub struct CodePart {
     pub bytes: Arc<[u8]>,
 }
 
+/// What made a function's code, as far as that decides how it can be followed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Language {
+    /// C, C++, Rust and the like: its frames stay where they are on the stack of a thread.
+    #[default]
+    Native,
+    /// Go, by its own toolchain.
+    Go,
+    /// Go, by gccgo.
+    GccGo,
+    /// Go, by `TinyGo`.
+    TinyGo,
+}
+
 /// One copy of a function: its code, and the cold part the compiler split off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -28,6 +42,8 @@ pub struct Function {
     pub base_name: Arc<str>,
     /// The name in the symbol table, with its suffix.
     pub linkage: Arc<str>,
+    /// What made its code.
+    pub language: Language,
     /// The code.
     pub code: CodePart,
     /// The parts split off (`NAME.cold`), if any.
@@ -72,6 +88,9 @@ pub enum Nothing {
     NoCode(Vec<String>),
     /// The address lies in no function or no executable segment.
     NoAddress(VirtAddr),
+    /// No name matches, and functions of Go programs have none that can be read: each with the
+    /// reason.
+    NoGo(Vec<String>),
 }
 
 impl fmt::Display for Nothing {
@@ -98,6 +117,9 @@ impl fmt::Display for Nothing {
                 "{} has no code here: it is imported only, or chosen when the program is loaded",
                 names.join(", ")
             ),
+            Self::NoGo(reasons) => {
+                write!(f, "its Go functions are not known: {}", reasons.join("; "))
+            }
             Self::NoAddress(address) => {
                 write!(f, "{address} lies in no function of which the bounds are known")
             }

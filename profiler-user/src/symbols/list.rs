@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::function::Language;
 use super::name;
 use super::table::Kind;
 use super::{Function, SymbolError, SymbolSet};
@@ -24,7 +25,8 @@ pub struct Listed {
 }
 
 impl SymbolSet {
-    /// The functions of an object whose names in the symbol table are `wanted`, thunks left out.
+    /// The functions of an object whose names in the symbol table are `wanted`, thunks and Go
+    /// functions left out.
     /// Only those are demangled, which is what takes the time.
     ///
     /// # Errors
@@ -37,7 +39,9 @@ impl SymbolSet {
         let loaded = self.load(object)?;
         let mut listed = Vec::new();
         for table in &loaded.tables {
-            for symbol in table.symbols.iter().filter(|symbol| symbol.kind == Kind::Function) {
+            let functions = table.symbols.iter().filter(|symbol| symbol.kind == Kind::Function);
+            // Who lists functions means to follow their calls.
+            for symbol in functions.filter(|symbol| symbol.language == Language::Native) {
                 if !wanted(table.raw_name(symbol)) {
                     continue;
                 }

@@ -10,11 +10,14 @@ use rustc_hash::FxHashMap;
 
 use super::elf::{Elf, Range};
 use super::frames::Frames;
+use super::function::Language;
+use super::go::{self, Go};
 use super::name::{self, Name};
 use super::nearest::Components;
 use super::pattern::Pattern;
 use super::table::{self, Kind, Symbol, Table};
 use super::{CodePart, Function, SymbolError, debug_file};
+use crate::model::SourceLine;
 use crate::target::ObjectId;
 
 /// How many symbols before the start of a function are asked whether they reach over it.
@@ -69,6 +72,10 @@ pub(super) struct Loaded {
     complete: bool,
     frames: OnceLock<Frames>,
     components: OnceLock<Components>,
+    /// Its Go code, if it has some.
+    go: Option<Go>,
+    /// The kind of Go in it, if there is some.
+    language: Option<Language>,
     /// Code that reaches over the starts of other functions, by its bounds; none: unreadable.
     shared: Mutex<FxHashMap<(u64, u64), Option<CodePart>>>,
 }
@@ -83,10 +90,19 @@ impl Loaded {
             complete = !tables.is_empty();
         }
         tables.extend(self::tables(&elf, SHT_DYNSYM, &elf)?);
-        Ok(Self::arranged(elf, tables, complete))
+        let (go, mut functions) = Go::read(&elf);
+        if let Some(error) = go.as_ref().and_then(Go::error) {
+            tracing::warn!(%error, "its Go functions are not known");
+        }
+        complete |= functions.is_some();
+        let of_other = || go::other_toolchain(&elf, &tables);
+        let language = go.as_ref().map(|_| Language::Go).or_else(of_other);
+        go::divide(language, &mut tables, &mut functions);
+        tables.extend(functions);
+        Ok(Self { language, ..Self::arranged(elf, tables, complete, go) })
     }
 
-    fn arranged(elf: Elf, tables: Vec<Table>, complete: bool) -> Self {
+    fn arranged(elf: Elf, tables: Vec<Table>, complete: bool, go: Option<Go>) -> Self {
         let with_code = |id: SymbolId| {
             let symbol = &tables[id.table as usize].symbols[id.index as usize];
             (symbol.kind != Kind::NoCode).then_some((symbol.address, id))
@@ -102,6 +118,8 @@ impl Loaded {
             complete,
             frames: OnceLock::new(),
             components: OnceLock::new(),
+            go,
+            language: None,
             shared: Mutex::default(),
         }
     }
@@ -157,16 +175,18 @@ impl Loaded {
     fn select(&self, kind: Kind, pattern: &Pattern) -> Vec<Hit> {
         let mut hits = Vec::new();
         for (at, table) in self.tables.iter().enumerate() {
-            for index in table.candidates(pattern.fragments()) {
-                let symbol = &table.symbols[index];
-                if symbol.kind != kind {
-                    continue;
-                }
-                let linkage = table.name(symbol);
-                let name = name::read(&linkage);
-                if pattern.matches(&linkage, &name) {
-                    let symbol_id = SymbolId { table: at as u32, index: index as u32 };
-                    hits.push(Hit { address: symbol.address, name, symbol: symbol_id });
+            for &language in table.languages() {
+                for index in table.candidates(pattern.fragments(language)) {
+                    let symbol = &table.symbols[index];
+                    if (symbol.kind, symbol.language) != (kind, language) {
+                        continue;
+                    }
+                    let linkage = table.name(symbol);
+                    let name = read_as(language, &linkage);
+                    if pattern.matches(language, &linkage, &name) {
+                        let symbol_id = SymbolId { table: at as u32, index: index as u32 };
+                        hits.push(Hit { address: symbol.address, name, symbol: symbol_id });
+                    }
                 }
             }
         }
@@ -207,8 +227,32 @@ impl Loaded {
         self.components.get_or_init(|| {
             let functions = ids(&self.tables).filter(|&id| self.symbol(id).kind == Kind::Function);
             let name = |id: SymbolId| self.table(id).raw_name(self.symbol(id));
-            Components::of(functions.map(|id| (id, name(id))))
+            Components::of(functions.map(|id| (id, self.symbol(id).language, name(id))))
         })
+    }
+
+    /// The name of a symbol, as a person reads it.
+    pub(super) fn name(&self, id: SymbolId) -> Name {
+        read_as(self.symbol(id).language, &self.linkage(id))
+    }
+
+    /// Its Go code, if it has some.
+    pub(super) const fn go(&self) -> Option<&Go> {
+        self.go.as_ref()
+    }
+
+    /// The file and line of an address, if it is in a Go function.
+    pub(super) fn go_line(&self, address: u64) -> Option<SourceLine> {
+        let go = self.go.as_ref()?;
+        let symbol = self.nearest(address).filter(|symbol| symbol.language == Language::Go)?;
+        go.line(&self.elf, symbol, address)
+    }
+
+    /// The nearest symbol with code that begins at an address or before.
+    fn nearest(&self, address: u64) -> Option<&Symbol> {
+        let after = self.starts.partition_point(|&(start, _)| start <= address);
+        let &(_, id) = self.starts.get(after.checked_sub(1)?)?;
+        Some(self.symbol(id))
     }
 
     /// The name of a symbol, as its table has it.
@@ -249,13 +293,14 @@ impl Loaded {
     pub(super) fn function(&self, object: ObjectId, hit: Hit) -> Result<Function, SymbolError> {
         let symbol = self.symbol(hit.symbol);
         let linkage = self.table(hit.symbol).name(symbol);
-        let code = self.elf.code(self.extent(symbol))?;
+        let code = self.elf.code(self.exact(symbol))?;
         let cold = self.cold_parts(symbol.address, &code)?;
         Ok(Function {
             object,
             name: hit.name.full.into(),
             base_name: hit.name.base.into(),
             linkage: name::without_version(&linkage).into(),
+            language: symbol.language,
             code,
             cold,
             around: Vec::new(),
@@ -278,11 +323,15 @@ impl Loaded {
             return self.symbolised(object, start, name::read);
         }
         let next = self.starts.get(after).map(|&(next, _)| next).filter(|&n| section.contains(n));
-        let range = self
-            .frames()
-            .around(&self.elf, address)
-            .or_else(|| next.map(|end| Range { start: address, end }));
-        range.map(|range| self.unnamed(object, range)).transpose()
+        let framed = self.frames().around(&self.elf, address);
+        let range = framed.or_else(|| next.map(|end| Range { start: address, end }));
+        let language = match self.language {
+            // C has frame descriptions, Go has none unless gccgo made it.
+            Some(Language::Go) if framed.is_some() => Language::Native,
+            of_program => of_program.unwrap_or_default(),
+        };
+        let function = range.map(|range| self.unnamed(object, range)).transpose()?;
+        Ok(function.map(|function| Function { language, ..function }))
     }
 
     /// Where the functions begin of which a symbol says that they reach an address, the nearest
@@ -355,6 +404,7 @@ impl Loaded {
             name: name.clone(),
             base_name: name.clone(),
             linkage: name,
+            language: Language::Native,
             code: self.elf.code(range)?,
             cold: Vec::new(),
             around: Vec::new(),
@@ -402,7 +452,12 @@ impl Loaded {
 
     fn hit(&self, id: SymbolId, read: fn(&str) -> Name) -> Hit {
         let symbol = self.symbol(id);
-        let name = read(&self.table(id).name(symbol));
+        let linkage = self.table(id).name(symbol);
+        let name = if symbol.language == Language::Native {
+            read(&linkage)
+        } else {
+            name::read_go(&linkage)
+        };
         Hit { address: symbol.address, name, symbol: id }
     }
 
@@ -431,6 +486,17 @@ impl Loaded {
         })
     }
 
+    /// The addresses of a symbol, without what fills the space behind a Go function.
+    fn exact(&self, symbol: &Symbol) -> Range {
+        let range = self.extent(symbol);
+        let size = match (&self.go, symbol.language) {
+            (Some(go), Language::Go) => go.size(&self.elf, symbol),
+            _ => None,
+        };
+        let end = size.and_then(|size| range.start.checked_add(size));
+        Range { end: end.map_or(range.end, |end| end.min(range.end)), ..range }
+    }
+
     /// The parts split off from the function at an address, whichever of its names they carry.
     fn cold_parts(&self, address: u64, code: &CodePart) -> Result<Vec<CodePart>, SymbolError> {
         let mut parts: Vec<CodePart> = Vec::new();
@@ -454,6 +520,14 @@ impl Loaded {
         }
         parts.sort_by_key(|part| part.address);
         Ok(parts)
+    }
+}
+
+/// A name in a symbol table as a person reads it.
+fn read_as(language: Language, linkage: &str) -> Name {
+    match language {
+        Language::Native => name::read(linkage),
+        Language::Go | Language::GccGo | Language::TinyGo => name::read_go(linkage),
     }
 }
 

@@ -31,6 +31,42 @@ pub(super) fn read(linkage: &str) -> Name {
     })
 }
 
+/// Reads the name of a Go function. A package path has what could be mistaken for the dot behind it
+/// escaped: `gopkg.in/yaml%2ev3.Marshal`.
+pub(super) fn read_go(linkage: &str) -> Name {
+    let name = unescaped(linkage);
+    Name { base: name.clone(), full: name, parameters: None, qualifiers: String::new() }
+}
+
+fn unescaped(name: &str) -> String {
+    let mut bytes = Vec::with_capacity(name.len());
+    let mut rest = name.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.filter(|_| byte == b'%').and_then(|digits| str::from_utf8(digits).ok());
+        let escaped = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(byte));
+        rest = if escaped.is_some() { after.get(2..).unwrap_or_default() } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether a symbol's name is one that a Go compiler gives, and no C or C++ one: it has the package
+/// before a dot. Dots that C compilers write are clones'.
+pub(super) fn is_go_like(linkage: &[u8]) -> bool {
+    if linkage.starts_with(b"_Z") || linkage.starts_with(b"_R") {
+        return false;
+    }
+    let name = String::from_utf8_lossy(linkage);
+    let name = without_version(&name);
+    name.rfind('.').is_some_and(|at| at > 0)
+        && c_stem(name) == name
+        && !COMPILERS.iter().any(|word| name.contains(word))
+}
+
+/// What C compilers write behind a dot, beyond clones.
+const COMPILERS: [&str; 6] = ["._omp_fn", "._loopfn", ".resolver", ".avx", ".sse", ".arch"];
+
 /// Without the version the linker writes into `.symtab` (`memcpy@@GLIBC_2.14`).
 pub(super) fn without_version(linkage: &str) -> &str {
     match linkage.find('@') {
@@ -235,6 +271,28 @@ mod tests {
                 "{linkage}"
             );
             assert_eq!(read(linkage).full, format!("{base}{parameters}{qualifiers}"));
+        }
+    }
+
+    #[test]
+    fn go_names_are_read_without_escapes() {
+        for (linkage, name) in [
+            ("gopkg.in/yaml%2ev3.(*parser).parse", "gopkg.in/yaml.v3.(*parser).parse"),
+            ("main.%", "main.%"),
+            ("a%+5b.F%2", "a%+5b.F%2"),
+            ("main.caf%c3%a9", "main.café"),
+        ] {
+            assert_eq!(read_go(linkage).full, name);
+        }
+    }
+
+    #[test]
+    fn names_like_gos_have_a_package() {
+        for name in ["main.main", "github.com/a/b.(*T).F", "runtime.text", "type:.eq.main.T"] {
+            assert!(is_go_like(name.as_bytes()), "{name}");
+        }
+        for name in ["main", "f.cold", "f.part.0", "_ZN1a1bE", "f._omp_fn.0", ".hidden", "x@V.1"] {
+            assert!(!is_go_like(name.as_bytes()), "{name}");
         }
     }
 

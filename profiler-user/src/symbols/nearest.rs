@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
+use super::function::Language;
+use super::go_pattern::GoPattern;
 use super::loaded::{Loaded, SymbolId};
 use super::name::{self, Name};
 use super::pattern::Pattern;
@@ -33,20 +35,29 @@ pub(super) struct Components(Vec<Component>);
 struct Component {
     /// In lower case.
     text: String,
+    language: Language,
     names: Vec<SymbolId>,
 }
 
 impl Components {
-    pub(super) fn of<'n>(names: impl Iterator<Item = (SymbolId, &'n [u8])>) -> Self {
-        let mut by_text: FxHashMap<String, Vec<SymbolId>> = FxHashMap::default();
-        for (id, name) in names {
-            let component = last_component(name);
-            let text = String::from_utf8_lossy(&component).to_lowercase();
-            by_text.entry(text).or_default().push(id);
+    pub(super) fn of<'n>(names: impl Iterator<Item = (SymbolId, Language, &'n [u8])>) -> Self {
+        let mut by_text: FxHashMap<(Language, String), Vec<SymbolId>> = FxHashMap::default();
+        for (id, language, name) in names {
+            let text = match language {
+                Language::Native => String::from_utf8_lossy(&last_component(name)).to_lowercase(),
+                Language::Go | Language::GccGo | Language::TinyGo => {
+                    GoPattern::last_component(&String::from_utf8_lossy(name)).to_lowercase()
+                }
+            };
+            by_text.entry((language, text)).or_default().push(id);
         }
-        let all = by_text.into_iter().map(|(text, names)| Component { text, names });
+        let all = by_text.into_iter().map(|((language, text), names)| Component {
+            text,
+            language,
+            names,
+        });
         let mut all: Vec<Component> = all.collect();
-        all.sort_unstable_by(|a, b| a.text.cmp(&b.text));
+        all.sort_unstable_by(|a, b| (&a.text, a.language).cmp(&(&b.text, b.language)));
         Self(all)
     }
 }
@@ -56,22 +67,24 @@ impl Components {
 /// likely to be meant and `any` is enough, the nearest are told all the same: they show what names
 /// look like here.
 pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<Near> {
-    let wanted = pattern.last_component().replace(['*', '?'], "").to_lowercase();
-    if wanted.is_empty() {
+    let plain = |component: &str| component.replace(['*', '?'], "").to_lowercase();
+    let (wanted, wanted_go) = (plain(&pattern.last_component()), plain(pattern.go_component()));
+    if wanted.is_empty() && wanted_go.is_empty() {
         return Vec::new();
     }
-    let ranked = |how: &dyn Fn(&str) -> Option<usize>| -> Vec<(usize, &str, &Loaded, &[SymbolId])> {
+    let ranked = |how: fn(&str, &str) -> Option<usize>| {
         let all = objects.iter().flat_map(|&object| {
             object.components().0.iter().map(move |component| (object, component))
         });
-        all.filter_map(|(object, Component { text, names })| {
-            Some((how(text)?, text.as_str(), object, names.as_slice()))
+        all.filter_map(|(object, Component { text, language, names })| {
+            let wanted = if *language == Language::Native { &wanted } else { &wanted_go };
+            Some((how(wanted, text)?, text.as_str(), object, names.as_slice()))
         })
-        .collect()
+        .collect::<Vec<_>>()
     };
-    let mut best = ranked(&|component| distance(&wanted, component));
+    let mut best = ranked(distance);
     if best.is_empty() && any {
-        best = ranked(&|component| far_distance(&wanted, component));
+        best = ranked(far_distance);
     }
     best.sort_by_key(|&(far, text, ..)| (far, text));
     best.truncate(COMPONENTS);
@@ -83,8 +96,9 @@ pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<
         .take(DEMANGLED)
         .map(|(far, object, id)| {
             let linkage = object.linkage(id).into_owned();
-            let name = name::read(&linkage);
-            let unlike = strsim::osa_distance(base, start(&name.base, COMPARED));
+            let name = object.name(id);
+            let compared = GoPattern::as_far_as(pattern.base(), &name.base);
+            let unlike = strsim::osa_distance(base, start(compared, COMPARED));
             (far, unlike, Near { name, linkage })
         })
         .collect();

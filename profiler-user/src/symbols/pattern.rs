@@ -2,6 +2,8 @@
 
 use memchr::memmem;
 
+use super::function::Language;
+use super::go_pattern::GoPattern;
 use super::name::{self, Name};
 use super::rust_name;
 
@@ -43,6 +45,10 @@ pub(super) struct Pattern {
     /// Whether it asks for thunks by name.
     thunks: bool,
     fragments: Vec<Fragment>,
+    /// The same pattern on Go names, which are written by other rules.
+    go: GoPattern,
+    go_fragments: Vec<Fragment>,
+    go_component: String,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +64,9 @@ enum Form {
 impl Pattern {
     /// Reads a pattern.
     pub(super) fn new(text: &str) -> Self {
+        let go = GoPattern::new(text);
+        let go_fragments = go.words().iter().map(|word| Fragment::new(word, false)).collect();
+        let go_component = GoPattern::last_component(text.trim()).to_owned();
         let text = name::normalised(text.trim());
         let form = if !text.contains('(') {
             Form::Base(text.clone())
@@ -73,11 +82,20 @@ impl Pattern {
         let (Form::Base(base) | Form::Call { base, .. } | Form::Whole(base)) = &form;
         let fragments = fragments(base);
         let rust = Some(rust_name::readable(base)).filter(|rust| rust != base);
-        Self { form, rust, thunks: text.contains("thunk"), fragments }
+        let thunks = text.contains("thunk");
+        Self { form, rust, thunks, fragments, go, go_fragments, go_component }
     }
 
-    /// Whether a symbol with this name in the symbol table and this readable name matches.
-    pub(super) fn matches(&self, linkage: &str, name: &Name) -> bool {
+    /// Whether a symbol of a language, with this name in the symbol table and this readable name,
+    /// matches.
+    pub(super) fn matches(&self, language: Language, linkage: &str, name: &Name) -> bool {
+        match language {
+            Language::Native => self.matches_native(linkage, name),
+            Language::Go | Language::GccGo | Language::TinyGo => self.go.matches(&name.full),
+        }
+    }
+
+    fn matches_native(&self, linkage: &str, name: &Name) -> bool {
         if name::is_thunk(linkage) && !self.thunks {
             return false;
         }
@@ -109,8 +127,16 @@ impl Pattern {
 
     /// What every mangled name that matches contains; the best to look for first. Empty: nothing
     /// is certain.
-    pub(super) fn fragments(&self) -> &[Fragment] {
-        &self.fragments
+    pub(super) fn fragments(&self, language: Language) -> &[Fragment] {
+        match language {
+            Language::Native => &self.fragments,
+            Language::Go | Language::GccGo | Language::TinyGo => &self.go_fragments,
+        }
+    }
+
+    /// The last component, for the search for Go names that are near.
+    pub(super) fn go_component(&self) -> &str {
+        &self.go_component
     }
 
     /// The last component, for the search for names that are near.
@@ -330,10 +356,10 @@ mod tests {
 
     fn matches(pattern: &str, linkage: &str) -> bool {
         let pattern = Pattern::new(pattern);
-        let found = pattern.matches(linkage, &name::read(linkage));
+        let found = pattern.matches(Language::Native, linkage, &name::read(linkage));
         if found {
             assert!(
-                pattern.fragments().iter().all(|f| f.is_in(linkage.as_bytes())),
+                pattern.fragments(Language::Native).iter().all(|f| f.is_in(linkage.as_bytes())),
                 "the filter hides {linkage} from {pattern:?}"
             );
         }

@@ -251,10 +251,24 @@ impl SymbolSet {
     /// information does not tell.
     #[must_use]
     pub fn source_lines(&self, id: ObjectId, functions: &[VirtAddr]) -> Vec<Option<SourceLine>> {
-        match self.objects.get(usize::from(id.0)) {
-            Some(object) => source::lines(&object.open_path, functions),
-            None => vec![None; functions.len()],
+        let Some(object) = self.objects.get(usize::from(id.0)) else {
+            return vec![None; functions.len()];
+        };
+        let of_go = |address: &VirtAddr| self.load(id).ok()?.go_line(address.0);
+        let go: Vec<Option<SourceLine>> = functions.iter().map(of_go).collect();
+        if go.iter().all(Option::is_some) {
+            return go;
         }
+        let native = source::lines(&object.open_path, functions);
+        go.into_iter().zip(native).map(|(go, native)| go.or(native)).collect()
+    }
+
+    /// The version of Go that built an object; empty if it is a Go program and does not say. None
+    /// where there is no Go code.
+    #[must_use]
+    pub fn go_version(&self, id: ObjectId) -> Option<&str> {
+        let go = self.load(id).ok()?.go()?;
+        Some(go.version().unwrap_or_default())
     }
 
     /// Whether an object is the one a selector names: by file name, or by path if the glob has a
@@ -327,6 +341,14 @@ impl SymbolSet {
         };
         if !imported.is_empty() {
             return Nothing::NoCode(unique(imported.into_iter()));
+        }
+        let go: Vec<String> = objects
+            .iter()
+            .take(meant)
+            .filter_map(|object| Some(object.go()?.error()?.to_string()))
+            .collect();
+        if !go.is_empty() {
+            return Nothing::NoGo(go);
         }
         if !compare {
             return Nothing::NotCompared;

@@ -10,6 +10,7 @@ use rustc_hash::FxHasher;
 
 use super::SymbolError;
 use super::elf::{Elf, Section, string_at};
+use super::function::Language;
 use super::name;
 use super::pattern::Fragment;
 
@@ -34,10 +35,12 @@ pub(super) struct Symbol {
     /// 0: not stated. No function is larger than what this holds.
     pub(super) size: u32,
     /// Offset in the string table.
-    name: u32,
-    /// Which source file's local symbol it is, counted by the `STT_FILE` before it; 0 for none.
+    pub(super) name: u32,
+    /// Which source file's local symbol it is, counted by the `STT_FILE` before it; 0 for none. Of a
+    /// Go function: where its record is.
     pub(super) source: u32,
     pub(super) kind: Kind,
+    pub(super) language: Language,
 }
 
 /// One symbol table of an object.
@@ -48,6 +51,7 @@ pub(super) struct Table {
     pub(super) symbols: Vec<Symbol>,
     /// By the hash of their names without a version: made when a whole name is first asked for.
     by_name: OnceLock<Vec<(u32, u32)>>,
+    languages: OnceLock<Vec<Language>>,
 }
 
 impl Table {
@@ -63,7 +67,8 @@ impl Table {
         let mut symbols = functions(elf, section, main, &strings)?;
         symbols.sort_by_key(|symbol| symbol.name);
         keep_named(&mut strings, &mut symbols);
-        let mut this = Self { strings, symbols, by_name: OnceLock::new() };
+        let mut this =
+            Self { strings, symbols, by_name: OnceLock::new(), languages: OnceLock::new() };
         for index in this.containing(&memmem::Finder::new(".cold")) {
             if this.symbols[index].kind == Kind::Function
                 && name::cold_parent(&this.name(&this.symbols[index])).is_some()
@@ -72,6 +77,51 @@ impl Table {
             }
         }
         Ok(this)
+    }
+
+    /// A table of Go functions: their names, and where each begins in them.
+    pub(super) fn of_go(strings: Vec<u8>, mut symbols: Vec<Symbol>) -> Self {
+        symbols.sort_by_key(|symbol| symbol.name);
+        Self { strings, symbols, by_name: OnceLock::new(), languages: OnceLock::new() }
+    }
+
+    /// The languages of its functions: each is searched by its own rules.
+    pub(super) fn languages(&self) -> &[Language] {
+        self.languages.get_or_init(|| {
+            let mut languages = vec![Language::Native];
+            for symbol in &self.symbols {
+                if !languages.contains(&symbol.language) {
+                    languages.push(symbol.language);
+                }
+            }
+            languages
+        })
+    }
+
+    /// Whether a name that is among its strings contains some bytes.
+    pub(super) fn mentions(&self, bytes: &[u8]) -> bool {
+        memmem::find(&self.strings, bytes).is_some()
+    }
+
+    /// Forgets symbols, and the names that no others have. Asked before any search.
+    pub(super) fn retain(&mut self, keep: impl Fn(&Symbol, &[u8]) -> bool) {
+        let before = self.symbols.len();
+        let strings = &self.strings;
+        self.symbols.retain(|symbol| keep(symbol, string_at(strings, symbol.name)));
+        if self.symbols.len() < before {
+            self.symbols.shrink_to_fit();
+            keep_named(&mut self.strings, &mut self.symbols);
+        }
+    }
+
+    /// Says which functions with code are of a language, by their names. Asked before any search.
+    pub(super) fn mark(&mut self, language: Language, is_it: fn(&[u8]) -> bool) {
+        for at in 0..self.symbols.len() {
+            let Some(symbol) = self.symbols.get(at) else { continue };
+            if symbol.kind == Kind::Function && is_it(self.raw_name(symbol)) {
+                self.symbols[at].language = language;
+            }
+        }
     }
 
     /// A symbol's name as the table has it.
@@ -224,5 +274,6 @@ fn read(symbol: &Sym64<LE>, main: &Elf) -> Option<Symbol> {
         name: symbol.st_name.get(LE),
         source: 0,
         kind,
+        language: Language::Native,
     })
 }

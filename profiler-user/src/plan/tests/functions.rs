@@ -16,6 +16,20 @@ fn of_hex(code: &str) -> Result<Analysis, Refused> {
 }
 
 #[test]
+fn functions_on_moving_stacks_are_refused() {
+    for (language, refused) in [
+        (Language::Go, Refused::Go),
+        (Language::GccGo, Refused::OtherGo("gccgo")),
+        (Language::TinyGo, Refused::OtherGo("TinyGo")),
+    ] {
+        let function = Function { language, ..function("f", &fixtures::GCC_O0) };
+        assert_eq!(analysed(&function).unwrap_err(), refused);
+        assert_eq!(analyse_leaves(&function, KernelForms::default()).unwrap_err(), refused);
+    }
+    assert!(Refused::Go.to_string().starts_with("Go functions are not probed yet: "));
+}
+
+#[test]
 fn a_frame_pointer_prologue_is_entered_at_its_push() {
     let analysis = of(&fixtures::GCC_O0);
     assert_eq!(enter(&analysis), (0x1169, 0, Emulated));

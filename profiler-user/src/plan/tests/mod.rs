@@ -17,7 +17,7 @@ use super::enter::Needs;
 use super::listing::Refused;
 use super::{CostClass, FormKind, KernelForms, ReturnNeeds, ReturnPlan, Returns};
 use crate::model::{FileOffset, VirtAddr};
-use crate::symbols::{CodePart, Function};
+use crate::symbols::{CodePart, Function, Language};
 use crate::target::ObjectId;
 
 /// Addresses and file offsets differ by this in all tests, as they do in real files.
@@ -44,6 +44,7 @@ fn raw(name: &str, address: u64, code: &[u8], cold: &[(u64, &[u8])]) -> Function
         name: Arc::from(format!("{name}()")),
         base_name: Arc::from(name),
         linkage: Arc::from(name),
+        language: Language::Native,
         code: part(address, code),
         cold: cold.iter().map(|(address, code)| part(*address, code)).collect(),
         around: Vec::new(),
