@@ -213,7 +213,7 @@ fn descend(n: u32) -> String {
 
 /// The profiler is held up while the machine runs at full speed: the ring fills, and what does not
 /// fit is lost. The machine does not wait, the loss is counted, each tree it hurt says so, and
-/// those before and after it are whole.
+/// there are whole ones before and after it.
 #[test]
 fn what_is_lost_is_counted_and_marked() -> Result<()> {
     if !can_probe()? {
@@ -243,7 +243,10 @@ fn what_is_lost_is_counted_and_marked() -> Result<()> {
     let traces = from_otlp(&done.finished.stdout)?;
     let is_whole = |trace: &Trace| whole.contains(&trace.outline());
     ensure!(traces.first().is_some_and(is_whole), "the first tree is not whole");
-    ensure!(traces.last().is_some_and(is_whole), "the last tree is not whole");
+    // Not the last one: once its calls come back to landings the machine makes more than fits, held up
+    // or not.
+    let first_hurt = traces.iter().position(|trace| !is_whole(trace)).unwrap_or(0);
+    ensure!(traces.iter().skip(first_hurt).any(is_whole), "no tree after the loss is whole");
     let hurt: Vec<&Trace> = traces.iter().filter(|trace| !is_whole(trace)).collect();
     ensure!(traces.len() < 5_000 || !hurt.is_empty(), "the loss hurt nothing");
     for trace in hurt {
