@@ -1,6 +1,6 @@
 //! Keeping a budget: probes that cost too much go, those first that cost most for what they tell.
 //!
-//! What is spent is paid from a purse that fills by the budget and holds that of one second. Where it
+//! What is spent is paid from a purse that fills by the budget and holds that of five seconds. Where it
 //! is empty, the dearest probes are silenced in the kernel at once, until what is left fits; then
 //! their sites are removed, which takes the kernel longer. They do not come back in this run.
 
@@ -15,11 +15,16 @@ use crate::discover::Budget;
 use crate::model::{Rules, Trace, Watches};
 
 /// For how much time ahead the purse holds.
-const PURSE: Duration = Duration::from_secs(1);
+const PURSE: Duration = Duration::from_secs(5);
 /// What of the budget those that stay may need, so that the next query does not cost the next one.
 const ROOM: f64 = 0.8;
 /// A probe that was never on a critical path tells as much as one that was for this share of the time.
 const LEAST: f64 = 0.01;
+/// For so long after something was attached its calls may end at `ret`s that are about to go: they are paid
+/// as they will be, …
+const LEARNING: Duration = Duration::from_secs(5);
+/// … unless all cost so many times the budget.
+const FLOOD: f64 = 5.0;
 /// How much older traces count less with each new one.
 const FADING: f64 = 0.99;
 /// How long after something was silenced landings that nobody needs any more are looked for.
@@ -51,6 +56,8 @@ pub(super) struct Keeper {
     /// CPUs that the target may use.
     cpus: f64,
     purse: Budget,
+    /// When something was attached last.
+    attached: Instant,
     silenced: FxHashSet<ProbeId>,
     silenced_at: Option<Instant>,
     /// Sites of silenced probes are attached.
@@ -61,11 +68,12 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(share: f64, cpus: f64) -> Self {
+    pub(super) fn new(share: f64, cpus: f64, now: Instant) -> Self {
         Self {
             share,
             cpus,
             purse: Budget::new(share * cpus, PURSE.mul_f64(share * cpus)),
+            attached: now,
             silenced: FxHashSet::default(),
             silenced_at: None,
             to_remove: false,
@@ -95,8 +103,13 @@ impl Keeper {
     pub(super) fn look(&mut self, window: &Window, rules: &Rules, now: Instant) -> Verdict {
         self.purse.earn(window.time);
         let is_paid = |probe: usize| !self.silenced.contains(&ProbeId(probe as u16));
-        let of_probes = window.probes.iter().enumerate().filter(|(probe, _)| is_paid(*probe));
-        let spent = of_probes.map(|(_, spent)| spent.ns).sum::<f64>();
+        let of_probes = || window.probes.iter().enumerate().filter(|(probe, _)| is_paid(*probe));
+        let spent = of_probes().map(|(_, spent)| spent.ns).sum::<f64>();
+        let may_be_spent = window.time.as_nanos() as f64 * self.share * self.cpus;
+        let is_learning = now - self.attached < LEARNING && spent < FLOOD * may_be_spent;
+        let paid: fn(&Spent) -> f64 =
+            if is_learning { |spent| spent.settled } else { |spent| spent.ns };
+        let spent = of_probes().map(|(_, spent)| paid(spent)).sum::<f64>();
         // What those that are on their way out leave behind is theirs.
         let clearing = self.silenced_at.is_some_and(|at| now - at < CLEARING);
         let spent = spent + if clearing { 0.0 } else { window.shared };
@@ -105,7 +118,7 @@ impl Keeper {
         if self.purse.spend(nanoseconds) || window.time.is_zero() {
             return Verdict::default();
         }
-        let verdict = self.choose(window, spent, rules);
+        let verdict = self.choose(window, spent, paid, rules);
         if !verdict.silence.is_empty() {
             self.silenced.extend(verdict.silence.iter().map(|given_up| given_up.probe));
             self.silenced_at = Some(now);
@@ -115,12 +128,18 @@ impl Keeper {
         verdict
     }
 
-    fn choose(&mut self, window: &Window, spent: f64, rules: &Rules) -> Verdict {
+    fn choose(
+        &mut self,
+        window: &Window,
+        spent: f64,
+        paid: fn(&Spent) -> f64,
+        rules: &Rules,
+    ) -> Verdict {
         let may_be_spent = window.time.as_nanos() as f64 * self.share * self.cpus;
         let all: f64 = self.critical.iter().sum();
         let dear_for_what_it_tells = |probe: usize, spent: &Spent| {
             let critical = self.critical.get(probe).copied().unwrap_or(0.0);
-            spent.ns / (critical / all.max(1.0) + LEAST)
+            paid(spent) / (critical / all.max(1.0) + LEAST)
         };
         let mut candidates: Vec<(u8, f64, usize, Spent)> = window
             .probes
@@ -142,7 +161,7 @@ impl Keeper {
             if left <= may_be_spent * ROOM {
                 break;
             }
-            left -= spent.ns;
+            left -= paid(&spent);
             verdict.silence.push(GivenUp {
                 probe: ProbeId(probe as u16),
                 share: of_cpus(spent.ns),
@@ -157,7 +176,8 @@ impl Keeper {
 
     /// Probes were attached: those that are silenced may be among them. `cpus`: that the targets may
     /// use now.
-    pub(super) fn attached_more(&mut self, cpus: f64) {
+    pub(super) fn attached_more(&mut self, cpus: f64, now: Instant) {
+        self.attached = now;
         self.to_remove = !self.silenced.is_empty();
         self.cpus = cpus;
         self.purse.set_share(self.share * cpus);
@@ -252,7 +272,10 @@ mod tests {
     }
 
     fn window(ns: [u64; 4]) -> Window {
-        let spent = |ns: &u64| Spent { ns: *ns as f64, calls: ns / 100 };
+        let spent = |ns: &u64| {
+            let ns = *ns as f64;
+            Spent { ns, settled: ns / 10.0, calls: (ns / 100.0) as u64 }
+        };
         Window {
             time: Duration::from_millis(100),
             probes: ns.iter().map(spent).collect(),
@@ -264,32 +287,38 @@ mod tests {
         verdict.silence.iter().map(|given_up| given_up.probe.0).collect()
     }
 
+    /// The same window again and again, until something is to be done.
+    fn at_last(keeper: &mut Keeper, ns: [u64; 4], now: Instant) -> Verdict {
+        let looks = (0..100).map(|_| keeper.look(&window(ns), &rules(), now));
+        looks.into_iter().find(|verdict| *verdict != Verdict::default()).unwrap_or_default()
+    }
+
     #[test]
     fn the_dearest_goes_first_and_roots_never() {
-        let mut keeper = Keeper::new(0.02, 2.0);
         let now = Instant::now();
-        // 4 ms in 100 ms are the budget, 40 ms the purse.
-        assert_eq!(keeper.look(&window([0, 3_000_000, 0, 0]), &rules(), now), Verdict::default());
-        let verdict = keeper.look(&window([1_000_000, 90_000_000, 500_000, 0]), &rules(), now);
+        let mut keeper = Keeper::new(0.02, 2.0, now);
+        // 4 ms in 100 ms are the budget.
+        assert_eq!(at_last(&mut keeper, [0, 3_000_000, 0, 0], now), Verdict::default());
+        let flood = [1_000_000, 90_000_000, 500_000, 0];
+        let verdict = at_last(&mut keeper, flood, now);
         assert_eq!((silenced(&verdict), verdict.over), (vec![1], None));
         let [given_up] = verdict.silence[..] else { panic!("{verdict:?}") };
         assert!((given_up.share - 0.45).abs() < 1e-9 && (given_up.rate - 9e6).abs() < 1.0);
         assert_eq!(keeper.take_out().map(FxHashSet::len), Some(1));
         assert_eq!(keeper.take_out(), None);
         // What it still costs on its way out is nobody else's fault.
-        let verdict = keeper.look(&window([1_000_000, 90_000_000, 500_000, 0]), &rules(), now);
-        assert_eq!(verdict, Verdict::default());
-        let verdict = keeper.look(&window([90_000_000, 0, 500_000, 90_000_000]), &rules(), now);
+        assert_eq!(at_last(&mut keeper, flood, now), Verdict::default());
+        let verdict = at_last(&mut keeper, [90_000_000, 0, 500_000, 90_000_000], now);
         assert_eq!(silenced(&verdict), [2]);
         assert!(verdict.over.is_some_and(|share| (share - 0.9).abs() < 1e-9));
-        let verdict = keeper.look(&window([90_000_000, 0, 0, 90_000_000]), &rules(), now);
+        let verdict = at_last(&mut keeper, [90_000_000, 0, 0, 90_000_000], now);
         assert_eq!(verdict, Verdict::default(), "said once");
     }
 
     #[test]
     fn a_burst_is_no_flood() {
-        let mut keeper = Keeper::new(0.02, 1.0);
         let now = Instant::now();
+        let mut keeper = Keeper::new(0.02, 1.0, now);
         let (quiet, burst) = (window([0, 100_000, 0, 0]), window([0, 15_000_000, 0, 0]));
         for _ in 0..5 {
             assert_eq!(keeper.look(&burst, &rules(), now), Verdict::default());
@@ -300,8 +329,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_dear_only_while_it_is_learned_where_calls_come_back_stays() {
+        let begun = Instant::now();
+        let mut keeper = Keeper::new(0.02, 1.0, begun);
+        // Twice and four times the budget; a tenth of it once landings stand.
+        for ns in [4_000_000, 8_000_000] {
+            assert_eq!(at_last(&mut keeper, [0, ns, 0, 0], begun), Verdict::default());
+        }
+        let later = begun + LEARNING;
+        assert_eq!(silenced(&at_last(&mut keeper, [0, 4_000_000, 0, 0], later)), [1]);
+    }
+
+    #[test]
     fn what_tells_most_stays_longest() {
-        let mut keeper = Keeper::new(0.02, 1.0);
+        let now = Instant::now();
+        let mut keeper = Keeper::new(0.02, 1.0, now);
         let mut trace = crate::analysis::testing::trace(vec![
             crate::analysis::testing::span(1, 0, "root", 0, 100),
             crate::analysis::testing::span(2, 1, "told", 0, 90),
@@ -312,8 +354,7 @@ mod tests {
         trace.spans[1].self_time = 90;
         keeper.learn(&trace);
         // Twice as dear, but what queries wait for.
-        let verdict =
-            keeper.look(&window([0, 20_000_000, 10_000_000, 0]), &rules(), Instant::now());
+        let verdict = at_last(&mut keeper, [0, 20_000_000, 10_000_000, 0], now);
         assert_eq!(silenced(&verdict), [2, 1]);
     }
 }

@@ -13,6 +13,8 @@ use crate::plan::{Costs, Price, ProbePlan, since};
 pub(super) struct Spent {
     /// Of the target's CPU time, nanoseconds.
     pub(super) ns: f64,
+    /// The same if all its calls had come back to landings.
+    pub(super) settled: f64,
     /// Calls that began, seen or not.
     pub(super) calls: u64,
 }
@@ -104,8 +106,9 @@ impl Meter {
         let more = self.costs.more_at(hits / (window.time.as_secs_f64() * busy).max(1e-3));
         let known = self.prices.iter().zip(&each).zip(&mut self.all.probes);
         for ((price, count), all) in known {
-            let ns = price.ns(count) + hits_of(count) * more;
-            let spent = Spent { ns, calls: count.enters };
+            let more = hits_of(count) * more;
+            let (ns, settled) = (price.ns(count) + more, price.settled_ns(count) + more);
+            let spent = Spent { ns, settled, calls: count.enters };
             all.ns += spent.ns;
             all.calls += spent.calls;
             window.probes.push(spent);

@@ -52,14 +52,15 @@ impl Spending {
     /// More is attached, to this target.
     pub(super) fn grow(&mut self, plan: &ProbePlan, target: &Target) {
         self.meter.grow(plan);
+        let now = Instant::now();
         let cpus = allowed_cpus(target.pid);
         if cpus > self.cpus {
             self.cpus = cpus;
             self.busy = Busy::of(target.pid);
         }
         match &mut self.keeper {
-            Some(keeper) => keeper.attached_more(self.cpus),
-            None => self.keeper = self.budget.map(|share| Keeper::new(share, self.cpus)),
+            Some(keeper) => keeper.attached_more(self.cpus, now),
+            None => self.keeper = self.budget.map(|share| Keeper::new(share, self.cpus, now)),
         }
     }
 

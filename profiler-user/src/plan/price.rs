@@ -40,8 +40,18 @@ impl Price {
     /// recorded: they are kept in tables instead.
     #[must_use]
     pub fn ns(&self, count: &ProbeCount) -> f64 {
+        self.with_exits_at(self.exit, count)
+    }
+
+    /// What they would have cost if all calls had come back to landings, as they do once these are known.
+    #[must_use]
+    pub fn settled_ns(&self, count: &ProbeCount) -> f64 {
+        self.with_exits_at(self.landing.min(self.exit), count)
+    }
+
+    fn with_exits_at(&self, exit: f64, count: &ProbeCount) -> f64 {
         let recorded = count.enters.saturating_sub(count.quiet);
-        let exits = count.exits as f64 * (self.exit + self.ended);
+        let exits = count.exits as f64 * (exit + self.ended);
         count.enters as f64 * self.enter
             + recorded as f64 * self.entered
             + exits
@@ -82,6 +92,7 @@ mod tests {
         is(ns(ProbeCount { enters: 2, landed: 1, ..none }), 2.0 * 150.0 + 130.0);
         is(ns(ProbeCount { enters: 10, quiet: 10, ..none }), 1_000.0);
         is(ns(ProbeCount { exits: 1, ..none }), 1_040.0);
+        is(PRICE.settled_ns(&ProbeCount { enters: 1, exits: 1, ..none }), 150.0 + 130.0);
         let (before, now) = (
             ProbeCount { enters: 3, quiet: 1, ..none },
             ProbeCount { enters: 5, quiet: 2, ..none },
