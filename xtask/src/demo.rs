@@ -62,6 +62,8 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
 fn attach(qprof: &Path, milvus: &Milvus, file: &Path, jaeger: Option<&str>) -> Result<Attached> {
     let file = file.to_str().context("the path of -o is not UTF-8")?;
     let mut words = vec!["-m", "milvus-lite", "--output", "summary", "-o", file];
+    // Clients without a pause ask more of a small server than any is asked in production.
+    words.extend(["--budget", "10%"]);
     words.extend(jaeger.iter().flat_map(|url| ["--otlp", url]));
     say::step("demo", &format!("qprof run -p {} {}", milvus.pid(), words.join(" ")));
     Attached::start(qprof, milvus.pid(), &words, true)

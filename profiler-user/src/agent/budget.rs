@@ -272,10 +272,8 @@ mod tests {
     }
 
     fn window(ns: [u64; 4]) -> Window {
-        let spent = |ns: &u64| {
-            let ns = *ns as f64;
-            Spent { ns, settled: ns / 10.0, calls: (ns / 100.0) as u64 }
-        };
+        let spent =
+            |ns: &u64| Spent { ns: *ns as f64, settled: *ns as f64 / 10.0, calls: ns / 100 };
         Window {
             time: Duration::from_millis(100),
             probes: ns.iter().map(spent).collect(),
