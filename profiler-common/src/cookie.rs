@@ -65,6 +65,9 @@ impl Cookie {
     /// Enter: of two links that hold the site for a moment, one has this flag: see
     /// [`Cookie::twin`].
     pub const TWIN: u16 = 1 << 10;
+    /// Two hits of twins further apart are two calls, nanoseconds. Those of one call come one right after
+    /// the other, and both links stay for several times as long.
+    pub const TWIN_NS: u64 = 5_000_000;
 
     /// Packs a site. Flags above bit 11 are cut off.
     #[must_use]

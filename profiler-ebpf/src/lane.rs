@@ -26,6 +26,7 @@ const NEW: LaneState = LaneState {
     sequence: 0,
     twin: 0,
     twin_slot: 0,
+    twin_time: 0,
     inner: OpenCall::NONE,
     traces: [0; TRACES],
     more_traces: 0,

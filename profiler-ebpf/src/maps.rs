@@ -78,6 +78,8 @@ pub(crate) struct LaneState {
     pub(crate) twin: u32,
     /// And the slot of that call.
     pub(crate) twin_slot: u64,
+    /// And when.
+    pub(crate) twin_time: u64,
     /// The innermost recorded call. See [`crate::inner`].
     pub(crate) inner: OpenCall,
     /// The slots of the outermost calls that begin or take traces; 0: none. See [`crate::in_trace`].

@@ -2,8 +2,10 @@
 //! after the other on its thread, and is recorded once.
 //!
 //! The two have cookies that differ in one flag. Whichever runs first is taken; the other one, if it
-//! comes next on this lane with the same probe and slot, is its twin. A call that only one of them
-//! sees is never taken for a twin for good: the two of the next call then change places.
+//! comes next on this lane with the same probe and slot, and at once, is its twin. A call that only the
+//! old one has seen, before the new one was there, is not mistaken for half of a later one that only
+//! the new one sees: both stand for longer than twins are apart. Where the later one is seen by both,
+//! the two change places.
 
 use profiler_common::Cookie;
 
@@ -16,11 +18,13 @@ pub(crate) fn is_twin(lane: &mut LaneState, hit: &Hit<'_>, slot: u64) -> bool {
     const OTHER: u32 = 1 << 17;
     let flag = if hit.cookie.has(Cookie::TWIN) { OTHER } else { 0 };
     let this = (u32::from(hit.cookie.probe().0) + 1) | flag;
-    if lane.twin == this ^ OTHER && lane.twin_slot == slot {
+    let since = hit.time.wrapping_sub(lane.twin_time);
+    if lane.twin == this ^ OTHER && lane.twin_slot == slot && since < Cookie::TWIN_NS {
         lane.twin = 0;
         return true;
     }
     lane.twin = this;
     lane.twin_slot = slot;
+    lane.twin_time = hit.time;
     false
 }

@@ -237,6 +237,29 @@ fn a_budget_is_kept() -> Result<()> {
     Ok(())
 }
 
+/// A thread that rests while links are exchanged, and calls nothing but one function, from one place:
+/// the next call is no twin of the last.
+#[test]
+fn a_resting_thread_misses_no_call() -> Result<()> {
+    if !can_probe()? {
+        return Ok(());
+    }
+    let _alone = alone();
+    let mut target = fixture(&["beside", "12", "2000"])?;
+    let run = Run::on(target.pid())?.map(map(&["request", "alone"], &["kept"], "")?);
+    let run = run.output("json").arg("--ring").arg("64MiB").budget("2%").start()?;
+    target.work()?;
+    let done = run.stop()?;
+    done.check_ok()?;
+    ensure!(target.finish()?.code == Some(0), "the fixture did not end well");
+    let said = &done.finished.stderr;
+    ensure!(said.contains("budget: `hot` (hot) is detached"), "nothing was exchanged: {said}");
+    let traces = from_otlp(&done.finished.stdout)?;
+    let calls = traces.iter().filter(|trace| trace.outline() == "alone").count();
+    ensure!(calls == 12, "{calls} of 12 calls");
+    Ok(())
+}
+
 /// The per-row function of a real engine: folded it is one span with the exact number of rows, also of
 /// a statement that ends in an error half way; under a budget it goes, and queries go on.
 #[test]

@@ -7,12 +7,13 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use aya::programs::ProgramError;
 use aya::programs::uprobe::{
     UProbe, UProbeAttachLocation, UProbeAttachPoint, UProbeError, UProbeLink, UProbeScope,
 };
-use profiler_common::Role;
+use profiler_common::{Cookie, Role};
 
 use super::error::errno;
 use super::sites::AttachSite;
@@ -26,6 +27,10 @@ pub(super) const ENOTSUPP: i32 = 524;
 /// How many links of landings a file may have before they are made one: a link costs its 40–65 ms
 /// at the end, however few its sites.
 const SCATTERED: usize = 8;
+
+/// For how long at least the old and the new link of enters both stand: far longer than the hits of one
+/// call are apart.
+const OVERLAP: Duration = Duration::from_nanos(4 * Cookie::TWIN_NS);
 
 /// A link, in the table that made it; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -231,8 +236,13 @@ impl Links {
         let old: Vec<Link> = self.held.extract_if(.., gone).collect();
         self.closing.retain(|thread| !thread.is_finished());
         let closing = thread::Builder::new().name(String::from("qprof-detach"));
+        let overlap = if group.role == Role::Enter { OVERLAP } else { Duration::ZERO };
+        let close = move || {
+            thread::sleep(overlap);
+            close(old);
+        };
         // Where a thread cannot be had, they are closed here.
-        self.closing.extend(closing.spawn(move || close(old)).ok());
+        self.closing.extend(closing.spawn(close).ok());
         Ok(())
     }
 
