@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use profiler_common::{Counter, Fold, FoldKey, ProbeId};
+use profiler_common::Counter;
 use thiserror::Error;
 
 use super::command::CommandError;
@@ -12,14 +12,15 @@ use super::fleet::{Addition, Fleet, FleetStats};
 use super::jumps::Jumps;
 use super::landings::{LandingStats, Landings};
 use super::outputs::nanoseconds;
+use super::own_events::{folded, gave_up, process_end};
 use super::pipeline::{Change, Pipeline};
 use super::prepare::Search;
 use super::spending::Spending;
 use super::{Prepared, budget, clock};
 use crate::attach::{AttachError, AttachOptions, Attached, KernelCounts, RefusedSite, Targets};
 use crate::config::SymbolMap;
-use crate::model::{Event, EventBody, FrameAddr, Lane, MonoNs, Pid, Rules, Tid, Trace, Watches};
-use crate::plan::Costs;
+use crate::model::{Event, MonoNs, Pid, Rules, Trace, Watches};
+use crate::plan::{Costs, ProbePlan};
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
 use crate::stitch::{IdSource, Limits, StitchStats, Stitcher};
@@ -89,8 +90,6 @@ pub(crate) struct Live {
     jumps: Jumps,
     landings: Option<Landings>,
     spending: Spending,
-    costs: Costs,
-    exits: Exits,
     /// What is attached from now on, its cost was not said.
     says_costs: bool,
     /// Processes made since they were last asked for.
@@ -171,8 +170,6 @@ impl Live {
                 Exits::Rets => None,
             },
             spending: Spending::new(options.costs, options.budget),
-            costs: options.costs,
-            exits: options.exits,
             says_costs: false,
             fleet: Fleet::new(map, search, tree)?,
             new: Vec::new(),
@@ -251,10 +248,6 @@ impl Live {
             rule.is_some_and(|rule| rule.watches == Watches::Calls)
         });
         let functions = calls.count();
-        let cost = self
-            .says_costs
-            .then(|| Expected::of_plan(plan, &self.costs, self.exits).line(self.costs.measured));
-        let cost = cost.flatten();
         if functions > 0 && sites > 0 {
             self.told.push(Told {
                 pid: target.pid,
@@ -262,10 +255,17 @@ impl Live {
                 functions,
                 sites,
                 took: *took + spent,
-                cost,
+                cost: if self.says_costs { self.expected_cost(plan) } else { None },
             });
         }
         Ok(())
+    }
+
+    /// The line on what the calls of a plan will cost.
+    fn expected_cost(&self, plan: &ProbePlan) -> Option<String> {
+        let exits = if self.landings.is_some() { Exits::Landings } else { Exits::Rets };
+        let costs = self.spending.costs();
+        Expected::of_plan(plan, costs, exits).line(costs.measured)
     }
 
     /// Watches the files that probes are about to lie in.
@@ -580,32 +580,6 @@ impl Live {
 /// That files cannot be watched: told, and no reason to stop.
 fn no_guard(error: rustix::io::Errno) {
     tracing::warn!("it would not be noticed if a probed file were overwritten in place: {error}");
-}
-
-fn process_end(pid: Pid, time: MonoNs) -> Event {
-    of_process(pid, time, EventBody::ProcessEnd)
-}
-
-/// It is no process's: we are the one who says so.
-fn gave_up(probe: ProbeId, time: MonoNs) -> Event {
-    of_process(Pid(std::process::id()), time, EventBody::GaveUp { probe })
-}
-
-fn of_process(pid: Pid, time: MonoNs, body: EventBody) -> Event {
-    let tid = Tid(pid.0);
-    Event { time, lane: Lane::Thread(pid, tid), tid, sequence: 0, body }
-}
-
-/// What the kernel side has folded below a call that has not ended.
-fn folded(key: &FoldKey, fold: &Fold, time: MonoNs) -> Event {
-    let (pid, tid) = (Pid((key.thread >> 32) as u32), Tid(key.thread as u32));
-    let body = EventBody::Folded {
-        probe: key.probe(),
-        frame: FrameAddr(key.slot),
-        serial: fold.serial as u32,
-        calls: fold.calls,
-    };
-    Event { time, lane: Lane::Thread(pid, tid), tid, sequence: 0, body }
 }
 
 /// A seed for ids: what the standard library seeds its hash maps with.

@@ -22,6 +22,7 @@ mod memory;
 mod meter;
 mod observe;
 mod outputs;
+mod own_events;
 mod pipeline;
 mod prepare;
 mod replay;

@@ -60,7 +60,7 @@ pub(super) fn cost(rules: &Rules, stopped: &Stopped, observed: Duration) -> Cost
         hits,
         agent_share: clock::cpu_time().as_secs_f64() / observed.as_secs_f64().max(1e-3),
         cpus: spending.cpus(),
-        calibrated: spending.is_calibrated(),
+        calibrated: spending.costs().measured,
         target_share: spending.share(),
         bpf_share: stopped.run_time_ns.map(|ns| of_available(ns * hits as f64)),
         probes: dearest(spending.all(), spending.cpus(), rules, usize::MAX),
@@ -77,7 +77,7 @@ pub(super) fn early_cost(spending: &Spending, rules: &Rules) -> Option<String> {
         .map(|probe| format!("{} {} ({:.0} calls/s)", probe.span, percent(probe.share), probe.rate))
         .collect();
     let assumed =
-        if spending.is_calibrated() { "" } else { "; by assumed costs: `qprof doctor` measures" };
+        if spending.costs().measured { "" } else { "; by assumed costs: `qprof doctor` measures" };
     Some(format!(
         "cost: {} of the {cpus:.3} CPUs the target may use, in the first {:.1} s; dearest: {}{assumed}\n",
         percent(share),

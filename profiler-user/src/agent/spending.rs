@@ -145,8 +145,9 @@ impl Spending {
         self.cpus
     }
 
-    pub(super) const fn is_calibrated(&self) -> bool {
-        self.meter.costs().measured
+    /// What hits cost on this machine.
+    pub(super) const fn costs(&self) -> &Costs {
+        self.meter.costs()
     }
 
     pub(super) fn given_up(&self) -> &[GivenUp] {

@@ -39,12 +39,10 @@ pub(super) fn sums<T: Pod>(
     let Some(Map::PerCpuArray(map)) = bpf.map(name) else {
         return Err(super::load::missing(what, name));
     };
-    let values = first::<T>(map, len).map_err(|error| AttachError::bpf(what, error))?;
-    Ok(values.iter().map(|of| of.iter().fold(T::zeroed(), &add)).collect())
+    first(map, len, add).map_err(|error| AttachError::bpf(what, error))
 }
 
-/// The first `len` values, of each CPU there can be.
-fn first<T: Pod>(map: &MapData, len: usize) -> io::Result<Vec<Vec<T>>> {
+fn first<T: Pod>(map: &MapData, len: usize, add: impl Fn(T, &T) -> T) -> io::Result<Vec<T>> {
     const { assert!(size_of::<T>().is_multiple_of(8), "the kernel rounds up to 8 bytes") };
     if len == 0 {
         return Ok(Vec::new());
@@ -73,11 +71,11 @@ fn first<T: Pod>(map: &MapData, len: usize) -> io::Result<Vec<Vec<T>>> {
     if answer < 0 && error.raw_os_error() != Some(libc::ENOENT) {
         return Err(error);
     }
-    let mut of = vec![vec![T::zeroed(); cpus]; len];
+    let mut sums = vec![T::zeroed(); len];
     for (key, values) in keys.iter().zip(values.chunks(cpus)).take(lookup.count as usize) {
-        if let Some(of) = of.get_mut(*key as usize) {
-            of.copy_from_slice(values);
+        if let Some(sum) = sums.get_mut(*key as usize) {
+            *sum = values.iter().fold(T::zeroed(), &add);
         }
     }
-    Ok(of)
+    Ok(sums)
 }

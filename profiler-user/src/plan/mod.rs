@@ -65,7 +65,7 @@ pub use kernel_forms::{FormKind, KernelForms};
 pub use landing::{
     LandingSite, NoLanding, Return, ReturnNeeds, ReturnPlan, Returns, Stop, StopAt, Up,
 };
-pub use predict::{CallCost, Ends, Load, call_costs, dearest_first, dearest_ns};
+pub use predict::{CallCost, Ends, call_costs, dearest_first, dearest_ns};
 pub use price::{Price, since};
 pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};

@@ -2,7 +2,6 @@
 //! plan, afterwards from what was counted.
 
 use std::cmp::Reverse;
-use std::time::Duration;
 
 use profiler_common::{ProbeId, Role};
 
@@ -98,28 +97,6 @@ pub fn dearest_ns(probe: &PlannedProbe, role: Role, costs: &Costs) -> u64 {
     ns.max().unwrap_or(0)
 }
 
-/// The shares of the CPUs a target may use that its probes took in a window of time.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Load {
-    /// By [`ProbeId`]; 1 is all CPUs.
-    pub each: Vec<f64>,
-    /// Of all together.
-    pub whole: f64,
-}
-
-impl Load {
-    /// Of so many calls of each probe within the window. A window of no time has no load.
-    #[must_use]
-    pub fn of(costs: &[CallCost], calls: &[u64], window: Duration, cpus: f64) -> Self {
-        let seconds = window.as_secs_f64();
-        let share = |(cost, calls): (&CallCost, &u64)| {
-            if seconds > 0.0 { cost.share(*calls as f64 / seconds, cpus) } else { 0.0 }
-        };
-        let each: Vec<f64> = costs.iter().zip(calls).map(share).collect();
-        Self { whole: each.iter().sum(), each }
-    }
-}
-
 /// Probes by what they take, most first: by their share where one is known, then by the cost of a
 /// call.
 #[must_use]
@@ -213,11 +190,9 @@ mod tests {
     #[test]
     fn shares_are_of_all_cpus_there_are() {
         let costs = [CallCost { enter_ns: 600, exit_ns: 400, early_exit_ns: 0 }; 2];
-        let load = Load::of(&costs, &[100_000, 50_000], Duration::from_millis(100), 2.0);
-        assert!((load.each[0] - 0.5).abs() < 1e-9 && (load.each[1] - 0.25).abs() < 1e-9);
-        assert!((load.whole - 0.75).abs() < 1e-9);
-        let none = Load::of(&costs, &[1, 1], Duration::ZERO, 2.0);
-        assert!(none.whole.abs() < 1e-9);
+        let share = |at: usize, per_second| costs[at].share(per_second, 2.0);
+        assert!((share(0, 1e6) - 0.5).abs() < 1e-9 && (share(1, 5e5) - 0.25).abs() < 1e-9);
+        assert!(share(0, 0.0).abs() < 1e-9);
     }
 
     #[test]
