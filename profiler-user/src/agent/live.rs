@@ -504,8 +504,9 @@ impl Live {
     /// The probes stay for that long on purpose: a query whose later calls nobody sees would look
     /// complete and be wrong.
     pub(crate) fn stop(mut self) -> Result<Stopped, LiveError> {
-        // What began before we were told to stop is taken.
-        self.drain()?;
+        // What began before we were told to stop is taken; of a target that is faster than we are, what
+        // can be read in that time.
+        self.drain_for(LAST_CALLS)?;
         self.pipeline.stitcher.refuse_new_traces();
         if let Some(recorder) = &mut self.recorder {
             recorder.last_calls()?;
