@@ -10,40 +10,88 @@ use crate::{ProbeId, Role};
 /// How many words one site may record.
 pub const MAX_WORDS: usize = 8;
 
-/// Where a word comes from. Arguments follow the System V x86-64 psABI (section 3.2.3), integer
-/// class: 1–6 are rdi, rsi, rdx, rcx, r8, r9.
+/// Where a word comes from: a register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Source {
-    /// The first integer argument.
-    Arg1 = 1,
-    /// The second integer argument.
-    Arg2 = 2,
-    /// The third integer argument.
-    Arg3 = 3,
-    /// The fourth integer argument.
-    Arg4 = 4,
-    /// The fifth integer argument.
-    Arg5 = 5,
-    /// The sixth integer argument.
-    Arg6 = 6,
-    /// The return value (rax); at an exit only.
-    Ret = 16,
+    /// rdi
+    Rdi = 1,
+    /// rsi
+    Rsi = 2,
+    /// rdx
+    Rdx = 3,
+    /// rcx
+    Rcx = 4,
+    /// r8
+    R8 = 5,
+    /// r9
+    R9 = 6,
+    /// rax
+    Rax = 7,
+    /// rbx
+    Rbx = 8,
+    /// r10
+    R10 = 9,
+    /// r11
+    R11 = 10,
 }
 
 impl Source {
-    /// The source of argument `number`, counted from 1.
+    /// Every source.
+    pub const ALL: [Self; 10] = [
+        Self::Rdi,
+        Self::Rsi,
+        Self::Rdx,
+        Self::Rcx,
+        Self::R8,
+        Self::R9,
+        Self::Rax,
+        Self::Rbx,
+        Self::R10,
+        Self::R11,
+    ];
+
+    /// The return value of C, C++ and Rust (System V x86-64 psABI, section 3.2.3, integer class), and
+    /// the first word of Go's results.
+    pub const RET: Self = Self::Rax;
+
+    /// Argument `number`, counted from 1, of C, C++ and Rust (System V x86-64 psABI, section 3.2.3,
+    /// integer class).
     #[must_use]
     pub const fn arg(number: u8) -> Option<Self> {
         match number {
-            1 => Some(Self::Arg1),
-            2 => Some(Self::Arg2),
-            3 => Some(Self::Arg3),
-            4 => Some(Self::Arg4),
-            5 => Some(Self::Arg5),
-            6 => Some(Self::Arg6),
+            1 => Some(Self::Rdi),
+            2 => Some(Self::Rsi),
+            3 => Some(Self::Rdx),
+            4 => Some(Self::Rcx),
+            5 => Some(Self::R8),
+            6 => Some(Self::R9),
             _ => None,
         }
+    }
+
+    /// Word `number`, counted from 1, of the integers and pointers that are arguments of a Go function,
+    /// its receiver first, or its results (`src/cmd/compile/abi-internal.md` of Go 1.17 and later).
+    #[must_use]
+    pub const fn go_word(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Rax),
+            2 => Some(Self::Rbx),
+            3 => Some(Self::Rcx),
+            4 => Some(Self::Rdi),
+            5 => Some(Self::Rsi),
+            6 => Some(Self::R8),
+            7 => Some(Self::R9),
+            8 => Some(Self::R10),
+            9 => Some(Self::R11),
+            _ => None,
+        }
+    }
+
+    /// The source of a raw value, if it is one.
+    #[must_use]
+    pub fn from_raw(raw: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| *source as u8 == raw)
     }
 }
 
@@ -85,11 +133,24 @@ pub struct CaptureProgram {
     pub pad: [u8; 7],
     /// The instructions.
     pub captures: [Capture; MAX_WORDS],
+    /// The two words of the `context.Context` of the call: its type and its data; all zero: it has none.
+    pub context: [Capture; 2],
+}
+
+impl CaptureProgram {
+    /// The most words it may capture where the call has a context, which takes two.
+    pub const MAX_WITH_CONTEXT: usize = MAX_WORDS - 2;
+
+    /// Whether the call has a context.
+    #[must_use]
+    pub const fn has_context(&self) -> bool {
+        self.context[0].source != 0
+    }
 }
 
 const _: () = {
     assert!(size_of::<Capture>() == 8);
-    assert!(size_of::<CaptureProgram>() == 72);
+    assert!(size_of::<CaptureProgram>() == 88);
     assert!(align_of::<CaptureProgram>() == 4);
 };
 

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! bits  0..16  probe            ProbeId; of a landing: LandingId
-//! bits 16..20  role             Role
-//! bits 20..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT,
-//!                               JUMP, OPENS_TRACE, ONLY_IN_TRACE, FOLD, UNWINDS, JUMPS, TWIN
+//! bits 16..32  flags            HAS_CAPTURE, WANTS_VALUE, KEEPS_FRAME_POINTER, NO_EXIT, JUMP,
+//!                               OPENS_TRACE, ONLY_IN_TRACE, FOLD, UNWINDS, JUMPS, TWIN, GO,
+//!                               RESTARTS, SPAWNS, ENDS_LANE
 //! bits 32..64  slot offset      i32: address of the return slot minus the stack pointer at the site
 //! ```
 
-use crate::{LandingId, ProbeId};
+use crate::{LandingId, LaneKind, ProbeId};
 
 /// What a probed instruction observes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -20,19 +20,8 @@ pub enum Role {
     Ret = 2,
     /// Where a call comes back; its return slot is `SP + offset`.
     Landing = 3,
-}
-
-impl Role {
-    /// The role of a raw value, if it is one.
-    #[must_use]
-    pub const fn from_raw(raw: u8) -> Option<Self> {
-        match raw {
-            1 => Some(Self::Enter),
-            2 => Some(Self::Ret),
-            3 => Some(Self::Landing),
-            _ => None,
-        }
-    }
+    /// A place in Go's runtime that tells something of goroutines; which, the flags say.
+    GoRuntime = 4,
 }
 
 /// A site's packed description; see the module for the layout.
@@ -65,17 +54,26 @@ impl Cookie {
     /// Enter: of two links that hold the site for a moment, one has this flag: see
     /// [`Cookie::twin`].
     pub const TWIN: u16 = 1 << 10;
+    /// The site is one of a call that a goroutine makes: its lane is the goroutine, its return slot is
+    /// counted from the end of the goroutine's stack, which may move.
+    pub const GO: u16 = 1 << 11;
+    /// Enter of a Go function: the site is the conditional jump after the stack check. If it is taken
+    /// the stack is too small, and the function begins anew: no call.
+    pub const RESTARTS: u16 = 1 << 12;
+    /// Go's runtime has made a goroutine: the word is its g.
+    pub const SPAWNS: u16 = 1 << 13;
+    /// Go's runtime ends the goroutine.
+    pub const ENDS_LANE: u16 = 1 << 14;
     /// Two hits of twins further apart are two calls, nanoseconds. Those of one call come one right after
     /// the other, and both links stay for several times as long.
     pub const TWIN_NS: u64 = 5_000_000;
 
-    /// Packs a site. Flags above bit 11 are cut off.
+    /// Packs a site.
     #[must_use]
-    pub const fn new(probe: ProbeId, role: Role, flags: u16, slot_offset: i32) -> Self {
+    pub const fn new(probe: ProbeId, flags: u16, slot_offset: i32) -> Self {
         Self(
             (probe.0 as u64)
-                | ((role as u64) << 16)
-                | (((flags & 0xfff) as u64) << 20)
+                | ((flags as u64) << 16)
                 | ((slot_offset.cast_unsigned() as u64) << 32),
         )
     }
@@ -86,10 +84,14 @@ impl Cookie {
         ProbeId(self.0 as u16)
     }
 
-    /// Packs a landing.
+    /// Packs a landing of calls on such lanes.
     #[must_use]
-    pub const fn of_landing(landing: LandingId, slot_offset: i32) -> Self {
-        Self::new(ProbeId(landing.0), Role::Landing, 0, slot_offset)
+    pub const fn of_landing(landing: LandingId, lane: LaneKind, slot_offset: i32) -> Self {
+        let flags = match lane {
+            LaneKind::Thread => 0,
+            LaneKind::Goroutine => Self::GO,
+        };
+        Self::new(ProbeId(landing.0), flags, slot_offset)
     }
 
     /// The landing this site is; of a site with that role only.
@@ -98,16 +100,10 @@ impl Cookie {
         LandingId(self.0 as u16)
     }
 
-    /// The raw role; see [`Role::from_raw`].
-    #[must_use]
-    pub const fn raw_role(self) -> u8 {
-        (self.0 >> 16) as u8 & 0xf
-    }
-
     /// The flags.
     #[must_use]
     pub const fn flags(self) -> u16 {
-        (self.0 >> 20) as u16 & 0xfff
+        (self.0 >> 16) as u16
     }
 
     /// Whether all the given flags are set.
@@ -120,7 +116,7 @@ impl Cookie {
     /// recorded once.
     #[must_use]
     pub const fn twin(self) -> Self {
-        Self(self.0 ^ ((Self::TWIN as u64) << 20))
+        Self(self.0 ^ ((Self::TWIN as u64) << 16))
     }
 
     /// Bytes from the stack pointer at the site to the return slot.
@@ -136,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_twin_differs_in_nothing_else() {
-        let cookie = Cookie::new(ProbeId(7), Role::Enter, Cookie::FOLD, -16);
+        let cookie = Cookie::new(ProbeId(7), Cookie::FOLD, -16);
         assert_ne!(cookie.twin(), cookie);
         assert_eq!(cookie.twin().twin(), cookie);
         assert_eq!(cookie.twin().flags(), Cookie::FOLD | Cookie::TWIN);
@@ -144,15 +140,14 @@ mod tests {
 
     #[test]
     fn a_cookie_gives_back_what_was_packed() {
-        for (probe, role, flags, offset) in [
-            (ProbeId(0), Role::Enter, 0, 0),
-            (ProbeId(u16::MAX), Role::Ret, 0xfff, -8),
-            (ProbeId(513), Role::Enter, Cookie::HAS_CAPTURE | Cookie::WANTS_VALUE, i32::MAX),
-            (ProbeId(1), Role::Landing, Cookie::KEEPS_FRAME_POINTER, i32::MIN),
+        for (probe, flags, offset) in [
+            (ProbeId(0), 0, 0),
+            (ProbeId(u16::MAX), u16::MAX, -8),
+            (ProbeId(513), Cookie::HAS_CAPTURE | Cookie::WANTS_VALUE, i32::MAX),
+            (ProbeId(1), Cookie::KEEPS_FRAME_POINTER, i32::MIN),
         ] {
-            let cookie = Cookie::new(probe, role, flags, offset);
+            let cookie = Cookie::new(probe, flags, offset);
             assert_eq!(cookie.probe(), probe);
-            assert_eq!(Role::from_raw(cookie.raw_role()), Some(role));
             assert_eq!(cookie.flags(), flags);
             assert_eq!(cookie.slot_offset(), offset);
             assert!(cookie.has(flags));

@@ -26,11 +26,15 @@ pub enum Counter {
     /// Calls that were to be folded and were recorded one by one: the call they were made in is not
     /// known, or the table was full.
     NotFolded = 9,
+    /// Hits on a goroutine that cannot be told: they are not recorded.
+    NoGoroutine = 10,
+    /// Calls whose chain of contexts could not be read to its end.
+    ContextFault = 11,
 }
 
 impl Counter {
     /// Every counter, in index order.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Emitted,
         Self::RingFull,
         Self::LaneTableFull,
@@ -41,6 +45,8 @@ impl Counter {
         Self::OtherProcess,
         Self::TargetTableFull,
         Self::NotFolded,
+        Self::NoGoroutine,
+        Self::ContextFault,
     ];
 
     /// A stable name, as it appears in summaries and metrics.
@@ -57,6 +63,8 @@ impl Counter {
             Self::OtherProcess => "other_process",
             Self::TargetTableFull => "target_table_full",
             Self::NotFolded => "not_folded",
+            Self::NoGoroutine => "no_goroutine",
+            Self::ContextFault => "context_fault",
         }
     }
 }

@@ -10,7 +10,7 @@ pub enum EventKind {
     Enter = 1,
     /// A `ret` is about to execute: the frames whose return slot is `frame` end now.
     Ret = 2,
-    /// The thread (or later goroutine) has ended, and with it all its frames.
+    /// The thread or goroutine has ended, and with it all its frames.
     LaneEnd = 3,
     /// The process's last thread has ended.
     ProcessEnd = 4,
@@ -33,6 +33,11 @@ pub enum EventKind {
     Asks = 11,
     /// Calls of the probe are not seen any more. Made by user space.
     GaveUp = 12,
+    /// The thread runs functions in C for the goroutine whose number is the one word, from now on;
+    /// 0: for none.
+    Carries = 13,
+    /// The goroutine has made another, whose number is the one word.
+    Spawn = 14,
 }
 
 impl EventKind {
@@ -52,6 +57,8 @@ impl EventKind {
             10 => Some(Self::Folded),
             11 => Some(Self::Asks),
             12 => Some(Self::GaveUp),
+            13 => Some(Self::Carries),
+            14 => Some(Self::Spawn),
             _ => None,
         }
     }
@@ -63,7 +70,30 @@ impl EventKind {
 pub enum LaneKind {
     /// An operating-system thread; the lane's number is its thread id.
     Thread = 0,
+    /// A goroutine of Go; the lane's number is its own, which is never given twice in a process. Return
+    /// slots are counted from the end of its stack: one at its very end would be [`GO_STACK_END`].
+    Goroutine = 1,
 }
+
+impl LaneKind {
+    /// The kind of a raw value, if it is one.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            0 => Some(Self::Thread),
+            1 => Some(Self::Goroutine),
+            _ => None,
+        }
+    }
+}
+
+/// Where the stack of a goroutine ends, by the addresses of its return slots in events. Stacks move;
+/// addresses that are counted from their ends do not.
+pub const GO_STACK_END: u64 = 1 << 47;
+
+/// Where the stack of the scheduler ends, by the same count: what runs on it for a goroutine is below all
+/// that the goroutine has on its own.
+pub const GO_SYSTEM_STACK_END: u64 = GO_STACK_END - (1 << 40);
 
 /// What an enter says of the end that its call will have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,14 +155,17 @@ pub struct EventHeader {
     pub kind: u8,
     /// A [`LaneKind`], raw.
     pub lane_kind: u8,
-    /// How many words follow the header.
+    /// How many words follow the header: those of the capture program, then `context`.
     pub words: u8,
     /// Bit N: word N could not be read and is 0.
     pub faults: u8,
     /// Enter and asks: an [`Ahead`], raw; else 0.
     pub ahead: u8,
+    /// Enter: how many of the words, at their end, say in whose behalf it is called: the call's own
+    /// context, and if there is a second the nearest one above it that an open call has.
+    pub context: u8,
     /// Always zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
 }
 
 /// A header with all the words there can be. In the ring only `words` of them follow.

@@ -24,3 +24,9 @@ pub const GUARDS: &str = "GUARDS";
 pub const RETURNS: &str = "RETURNS";
 /// Per-CPU array of [`crate::LandingCount`], by [`crate::LandingId`].
 pub const LANDINGS: &str = "LANDINGS";
+/// `u32`: whether a target may be a Go program.
+pub const GO: &str = "GO";
+/// Hash of address spaces (`u64`) to [`crate::GoRuntime`].
+pub const GO_RUNTIMES: &str = "GO_RUNTIMES";
+/// Hash of [`crate::ContextType`] to [`crate::ContextParent`].
+pub const CONTEXT_TYPES: &str = "CONTEXT_TYPES";

@@ -12,6 +12,7 @@ pub mod counter;
 pub mod event;
 pub mod fold;
 pub mod global;
+pub mod go;
 pub mod offsets;
 pub mod probe;
 pub mod probe_count;
@@ -21,8 +22,11 @@ pub mod target_state;
 pub use capture::{Capture, CaptureProgram, MAX_WORDS, Source};
 pub use cookie::{Cookie, Role};
 pub use counter::Counter;
-pub use event::{Ahead, EventHeader, EventKind, EventRecord, LaneKind};
+pub use event::{
+    Ahead, EventHeader, EventKind, EventRecord, GO_STACK_END, GO_SYSTEM_STACK_END, LaneKind,
+};
 pub use fold::{Fold, FoldKey, FoldedCalls, MAX_FOLDS};
+pub use go::{ContextNode, ContextParent, ContextType, GoRuntime, MAX_CONTEXTS};
 pub use offsets::KernelOffsets;
 pub use probe::{MAX_PROBES, ProbeId};
 pub use probe_count::ProbeCount;

@@ -10,6 +10,8 @@ pub struct KernelOffsets {
     pub task_signal: u32,
     /// `signal_struct.live`: how many of its threads have not begun to exit.
     pub signal_live: u32,
+    /// `task_struct.thread.fsbase`: where a thread's own variables are.
+    pub task_fsbase: u32,
 }
 
-const _: () = assert!(size_of::<KernelOffsets>() == 12);
+const _: () = assert!(size_of::<KernelOffsets>() == 16);

@@ -1,8 +1,8 @@
 //! The marker traits user space needs to move these types through BPF maps and byte buffers.
 
 use crate::{
-    Capture, CaptureProgram, EventHeader, Fold, FoldKey, KernelOffsets, LandingCount, ProbeCount,
-    Return, ReturnKey, TargetState,
+    Capture, CaptureProgram, ContextParent, ContextType, EventHeader, Fold, FoldKey, GoRuntime,
+    KernelOffsets, LandingCount, ProbeCount, Return, ReturnKey, TargetState,
 };
 
 // SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
@@ -40,3 +40,9 @@ unsafe impl bytemuck::Pod for LandingCount {}
 unsafe impl aya::Pod for FoldKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Fold {}
+// SAFETY: as above.
+unsafe impl aya::Pod for GoRuntime {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ContextType {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ContextParent {}

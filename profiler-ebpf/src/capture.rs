@@ -53,7 +53,7 @@ fn registers(hit: &Hit<'_>) -> [u64; REGISTERS] {
 /// combination of those it finds in the loop.
 #[inline(always)]
 fn word(registers: &[u64; REGISTERS], capture: &Capture) -> (u64, u8) {
-    let place = if capture.source == Source::Ret as u8 { RET } else { usize::from(capture.source) };
+    let place = if capture.source == Source::RET as u8 { RET } else { usize::from(capture.source) };
     let register = registers[place % REGISTERS];
     if capture.deref == 0 {
         return (register, 0);

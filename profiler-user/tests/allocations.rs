@@ -108,7 +108,14 @@ fn records(number: u64, lanes: u32, sequences: &mut [u32]) -> Vec<Vec<u8>> {
         let (probe, frame) = (ProbeId(probe), FrameAddr(0x7f00_0000 - depth * 64));
         let return_address = ReturnAddr(0x1000 + u64::from(probe.0));
         let body = if begins {
-            EventBody::Enter { probe, frame, return_address, ahead: Ahead::Nothing, words }
+            EventBody::Enter {
+                probe,
+                frame,
+                return_address,
+                ahead: Ahead::Nothing,
+                words,
+                contexts: None,
+            }
         } else {
             EventBody::Exit { seen: Seen::Ret, probe, frame, words: Words::default() }
         };

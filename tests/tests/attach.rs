@@ -245,11 +245,11 @@ fn frame(event: &Event) -> FrameAddr {
 #[test]
 fn a_call_is_an_enter_and_a_ret_of_one_frame_with_its_words() {
     let at_enter = [
-        Capture::register(Source::Arg1),
-        Capture::register(Source::Arg2),
-        Capture::word_at(Source::Arg2, 8),
+        Capture::register(Source::Rdi),
+        Capture::register(Source::Rsi),
+        Capture::word_at(Source::Rsi, 8),
     ];
-    let at_ret = [Capture::register(Source::Ret)];
+    let at_ret = [Capture::register(Source::RET)];
     let probes = vec![probe("work", &at_enter, &at_ret)];
     let Some(seen) = events(probes, |fixture| _ = fixture.call("work", 3, 7)) else { return };
     assert_eq!(seen.events.len(), 6, "{:#?}", seen.events);
@@ -353,7 +353,7 @@ fn one_exit_is_seen_once_however_many_probes_have_it() {
 
 #[test]
 fn a_word_that_cannot_be_read_is_unknown_not_zero() {
-    let words = [Capture::word_at(Source::Arg2, 0), Capture::register(Source::Arg1)];
+    let words = [Capture::word_at(Source::Rsi, 0), Capture::register(Source::Rdi)];
     let probes = vec![probe("peek", &words, NO_CAPTURE)];
     let Some(seen) = events(probes, |fixture| _ = fixture.call("peek", 1, 9)) else { return };
     let EventBody::Enter { words, .. } = seen.events[0].body else { panic!() };
@@ -366,7 +366,7 @@ fn as_many_words_as_there_can_be() {
     let words: Vec<_> = (0..MAX_WORDS)
         .map(|place| match Source::arg(place as u8 + 1) {
             Some(argument) => Capture::register(argument),
-            None => Capture::word_at(Source::Arg2, 8),
+            None => Capture::word_at(Source::Rsi, 8),
         })
         .collect();
     let probes = vec![probe("work", &words, &words)];

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use profiler_common::{ProbeId, Role};
+use profiler_common::{LaneKind, ProbeId, Role};
 use rustc_hash::FxHashMap;
 
 use crate::model::{VirtAddr, Watches};
@@ -60,14 +60,18 @@ pub(super) fn foresee(
         let object = *object;
         let probes = starts.iter().filter_map(|(id, _)| plan.probes.get(id.index()));
         let needs = probes.map(|probe| ReturnNeeds::of(&probe.at_ret)).max().unwrap_or_default();
-        let addresses: Vec<VirtAddr> = starts
+        let lane_of =
+            |id: ProbeId| plan.probes.get(id.index()).map_or(LaneKind::Thread, PlannedProbe::lane);
+        let lanes: FxHashMap<VirtAddr, LaneKind> = starts
             .iter()
-            .flat_map(|(_, starts)| starts)
-            .filter_map(|start| scan.callers(*start))
-            .filter(|found| found.count <= CALLERS)
-            .flat_map(|found| found.return_addresses.iter().copied())
+            .flat_map(|(id, starts)| starts.iter().map(|start| (lane_of(*id), *start)))
+            .filter_map(|(lane, start)| Some((lane, scan.callers(start)?)))
+            .filter(|(_, found)| found.count <= CALLERS)
+            .flat_map(|(lane, found)| found.return_addresses.iter().map(move |at| (*at, lane)))
             .take(FORESEEN - foreseen.len())
             .collect();
+        let mut addresses: Vec<VirtAddr> = lanes.keys().copied().collect();
+        addresses.sort_unstable();
         let containing = |address| symbols.containing(object, address);
         let valued = match needs {
             ReturnNeeds::Nothing => Vec::new(),
@@ -82,7 +86,8 @@ pub(super) fn foresee(
             }
             let Some(offset) = symbols.offset_of(object, address) else { continue };
             let for_value = valued.remove(&address);
-            foreseen.push(ForeseenReturn { object, offset, plan: predicted.plan, for_value });
+            let lane = lanes.get(&address).copied().unwrap_or(LaneKind::Thread);
+            foreseen.push(ForeseenReturn { object, offset, lane, plan: predicted.plan, for_value });
         }
     }
     foreseen

@@ -116,6 +116,7 @@ mod tests {
             tid: Tid(pid.0),
             sequence: 1,
             body: EventBody::Enter {
+                contexts: None,
                 probe: ProbeId(0),
                 frame: FrameAddr(slot),
                 return_address: ReturnAddr(2),

@@ -96,6 +96,8 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         | EventBody::Folded { .. }
         | EventBody::Asks { .. }
         | EventBody::GaveUp { .. }
+        | EventBody::Carries { .. }
+        | EventBody::Spawn { .. }
         | EventBody::LaneEnd => None,
     }
 }

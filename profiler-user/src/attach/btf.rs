@@ -30,6 +30,12 @@ pub(super) fn kernel_offsets() -> Result<KernelOffsets, AttachError> {
         task_tgid: offset("task_struct", "tgid")?,
         task_signal: offset("task_struct", "signal")?,
         signal_live: offset("signal_struct", "live")?,
+        task_fsbase: offset("task_struct", "thread")?
+            .checked_add(offset("thread_struct", "fsbase")?)
+            .ok_or_else(|| AttachError::NoBtf {
+                file: VMLINUX,
+                why: "task_struct.thread.fsbase lies too far in".to_owned(),
+            })?,
     })
 }
 

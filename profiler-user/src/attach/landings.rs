@@ -4,7 +4,7 @@ use std::io;
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
-use profiler_common::{Cookie, LandingId, Return, ReturnKey, Role, global};
+use profiler_common::{Cookie, LandingId, LaneKind, Return, ReturnKey, Role, global};
 
 use super::links::{Links, Probed};
 use super::sites::{AttachSite, may_be_one_site};
@@ -21,6 +21,8 @@ pub struct NewLanding {
     pub offset: FileOffset,
     /// The return slot's address minus the stack pointer before this instruction; bytes.
     pub slot_offset: i32,
+    /// On what lanes the calls are that come back there.
+    pub lane: LaneKind,
 }
 
 /// Attaches landings in one object, and says which of them the kernel takes.
@@ -37,7 +39,7 @@ pub(super) fn attach(
     let program = load::uprobe(bpf, Role::Landing)?;
     let site = |landing: &NewLanding| AttachSite {
         offset: landing.offset,
-        cookie: Cookie::of_landing(landing.id, landing.slot_offset),
+        cookie: Cookie::of_landing(landing.id, landing.lane, landing.slot_offset),
     };
     let mut taken = Vec::with_capacity(landings.len());
     // By halves where the kernel refuses: its answer does not say which it means.

@@ -43,6 +43,7 @@ pub(super) const fn program_name(role: Role) -> &'static str {
         Role::Enter => "enter",
         Role::Ret => "ret",
         Role::Landing => "landing",
+        Role::GoRuntime => "go_runtime",
     }
 }
 
@@ -76,7 +77,7 @@ pub(super) fn load(
         .map_max_entries("AYA_LOGS", log_bytes)
         .load(OBJECT)
         .map_err(AttachError::load)?;
-    for role in [Role::Enter, Role::Ret, Role::Landing] {
+    for role in [Role::Enter, Role::Ret, Role::Landing, Role::GoRuntime] {
         let name = program_name(role);
         let program = uprobe(&mut bpf, role)?;
         program.load().map_err(|error| AttachError::program(name, error))?;

@@ -43,7 +43,7 @@ impl AttachSite {
     /// The same place, observing nothing: an exit of a frame that cannot be open, since its slot
     /// lies 2 GiB below the stack. For asking the kernel whether it takes the place.
     pub(super) fn silent(self) -> Self {
-        let cookie = Cookie::new(self.cookie.probe(), Role::Ret, 0, i32::MIN);
+        let cookie = Cookie::new(self.cookie.probe(), 0, i32::MIN);
         Self { cookie, ..self }
     }
 }

@@ -9,7 +9,9 @@ use aya::programs::ProgramError;
 use aya::programs::uprobe::{
     UProbeAttachLocation, UProbeAttachPoint, UProbeError, UProbeLink, UProbeScope,
 };
-use profiler_common::{CaptureProgram, Cookie, Counter, LandingId, ProbeId, Role, global};
+use profiler_common::{
+    CaptureProgram, Cookie, Counter, LandingId, LaneKind, ProbeId, Role, global,
+};
 
 use super::error::errno;
 use super::features::in_initial_pid_namespace;
@@ -142,12 +144,12 @@ impl Trial {
             .map_or(UProbeScope::AllProcesses, UProbeScope::OneProcess);
         let points = sites.iter().map(|site| {
             let cookie = match site.program {
-                TrialProgram::Enter => Cookie::new(site.probe, Role::Enter, 0, 0),
-                TrialProgram::Capture => {
-                    Cookie::new(site.probe, Role::Enter, Cookie::HAS_CAPTURE, 0)
-                }
+                TrialProgram::Enter => Cookie::new(site.probe, 0, 0),
+                TrialProgram::Capture => Cookie::new(site.probe, Cookie::HAS_CAPTURE, 0),
                 // No call has its return slot below the stack pointer.
-                TrialProgram::Landing => Cookie::of_landing(LandingId(site.probe.0), -8),
+                TrialProgram::Landing => {
+                    Cookie::of_landing(LandingId(site.probe.0), LaneKind::Thread, -8)
+                }
             };
             UProbeAttachPoint {
                 location: UProbeAttachLocation::AbsoluteOffset(site.offset.0),

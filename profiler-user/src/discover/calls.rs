@@ -166,6 +166,8 @@ impl Calls {
             | EventBody::Folded { .. }
             | EventBody::Asks { .. }
             | EventBody::GaveUp { .. }
+            | EventBody::Carries { .. }
+            | EventBody::Spawn { .. }
             | EventBody::Fork { .. } => {}
             EventBody::LaneEnd | EventBody::ProcessEnd | EventBody::Exec => {
                 self.stacks.remove(&event.lane);

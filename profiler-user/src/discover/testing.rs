@@ -57,6 +57,7 @@ impl Story {
         words: &[u64],
     ) -> &mut Self {
         let body = EventBody::Enter {
+            contexts: None,
             probe: ProbeId(function),
             frame: FrameAddr(frame),
             return_address: ReturnAddr(frame),

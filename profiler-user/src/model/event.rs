@@ -2,7 +2,7 @@
 
 use profiler_common::{FoldedCalls, MAX_WORDS};
 
-use super::{FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid};
+use super::{ContextAddr, FrameAddr, Goid, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Tid};
 
 /// The words a site captured, in the order of its capture program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -74,6 +74,8 @@ pub enum EventBody {
         ahead: Ahead,
         /// The captured words.
         words: Words,
+        /// In whose behalf it is called, if it has a context.
+        contexts: Option<Contexts>,
     },
     /// The frames whose return slot this is end, and those that await it.
     Exit {
@@ -126,6 +128,16 @@ pub enum EventBody {
         /// The function.
         probe: ProbeId,
     },
+    /// The thread runs functions in C for this goroutine from now on, or for none.
+    Carries {
+        /// The goroutine.
+        goroutine: Option<Goid>,
+    },
+    /// The goroutine has made another.
+    Spawn {
+        /// The other.
+        child: Goid,
+    },
     /// The lane has ended.
     LaneEnd,
     /// The process has ended, and all its lanes.
@@ -137,6 +149,16 @@ pub enum EventBody {
     },
     /// The process has become another program; all its lanes have ended.
     Exec,
+}
+
+/// A call's `context.Context`, and the nearest one above it that the kernel side knows to be an open
+/// call's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Contexts {
+    /// The call's own.
+    pub own: ContextAddr,
+    /// The nearest above that is known; it may be the same.
+    pub nearest: Option<ContextAddr>,
 }
 
 /// Where an exit is seen.

@@ -34,6 +34,14 @@ number!(
     Tid(u32), "{}"
 );
 number!(
+    /// A goroutine's number: never given twice in a process.
+    Goid(u64), "{}"
+);
+number!(
+    /// The address of a `context.Context`'s value.
+    ContextAddr(u64), "{:#x}"
+);
+number!(
     /// A position in a file, in bytes: what the kernel wants for a uprobe.
     FileOffset(u64), "{:#x}"
 );
@@ -46,7 +54,8 @@ number!(
     ReturnAddr(u64), "{:#x}"
 );
 number!(
-    /// The address of a call's return slot. A lower address is a younger frame.
+    /// The address of a call's return slot. A lower address is a younger frame. Of a goroutine's call it
+    /// is counted from the end of its stack: [`profiler_common::GO_STACK_END`].
     FrameAddr(u64), "{:#x}"
 );
 number!(
@@ -92,6 +101,8 @@ impl ClockOffset {
 pub enum Lane {
     /// A thread of a process.
     Thread(Pid, Tid),
+    /// A goroutine of a process.
+    Goroutine(Pid, Goid),
 }
 
 impl Lane {
@@ -99,7 +110,7 @@ impl Lane {
     #[must_use]
     pub const fn pid(self) -> Pid {
         match self {
-            Self::Thread(pid, _) => pid,
+            Self::Thread(pid, _) | Self::Goroutine(pid, _) => pid,
         }
     }
 }

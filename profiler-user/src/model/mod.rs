@@ -8,10 +8,10 @@ mod ids;
 mod rules;
 mod span;
 
-pub use event::{Ahead, Event, EventBody, Seen, Wanted, Words};
+pub use event::{Ahead, Contexts, Event, EventBody, Seen, Wanted, Words};
 pub use ids::{
-    ClockOffset, FileOffset, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, SpanId,
-    ThreadNames, Tid, TraceId, VirtAddr, WallNs,
+    ClockOffset, ContextAddr, FileOffset, FrameAddr, Goid, Lane, MonoNs, Pid, ProbeId, ReturnAddr,
+    SpanId, ThreadNames, Tid, TraceId, VirtAddr, WallNs,
 };
 pub use rules::{
     HandoffEnd, HandoffRule, Moment, OrphanPolicy, ProbeRule, Rules, Scope, SourceLine, SpanRule,

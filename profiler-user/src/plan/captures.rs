@@ -81,7 +81,7 @@ fn capture_of(word: KeyExpr, moment: Moment) -> Result<Capture, String> {
         Moment::Exit => Err(format!("arg({number}) is gone when the call returns")),
     };
     let result = match moment {
-        Moment::Exit => Ok(Source::Ret),
+        Moment::Exit => Ok(Source::RET),
         Moment::Enter => Err("`ret` is not there yet when the call begins".to_owned()),
     };
     match word {

@@ -17,8 +17,8 @@ const LINE: usize = 24;
 /// What the captures of a probe need to be intact at its enter site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
-    /// Bit N: argument register N + 1.
-    arguments: u8,
+    /// Bit N: the register that is [`Source`] N.
+    registers: u16,
     /// Memory is read through one of them.
     memory: bool,
 }
@@ -26,32 +26,21 @@ pub(super) struct Needs {
 impl Needs {
     /// Adds what one captured word needs.
     pub(super) fn add(&mut self, capture: Capture) {
-        const ARGUMENTS: [Source; 6] =
-            [Source::Arg1, Source::Arg2, Source::Arg3, Source::Arg4, Source::Arg5, Source::Arg6];
-        let source = ARGUMENTS.into_iter().find(|source| *source as u8 == capture.source);
-        self.arguments |= source.map_or(0, argument_bit);
+        self.registers |= Source::from_raw(capture.source).map_or(0, bit);
         self.memory |= capture.deref != 0;
     }
 }
 
-fn argument_bit(source: Source) -> u8 {
-    match source {
-        Source::Arg1 => 1,
-        Source::Arg2 => 1 << 1,
-        Source::Arg3 => 1 << 2,
-        Source::Arg4 => 1 << 3,
-        Source::Arg5 => 1 << 4,
-        Source::Arg6 => 1 << 5,
-        Source::Ret => 0,
-    }
+fn bit(source: Source) -> u16 {
+    1 << source as u8
 }
 
 /// A legal enter site, and what has been overwritten before it executes.
 #[derive(Clone, Debug)]
 struct Candidate {
     site: SiteSpec,
-    /// Bit N: argument register N + 1 no longer holds its argument.
-    overwritten: u8,
+    /// Bit N: the register that is [`Source`] N no longer holds what it held at the call.
+    overwritten: u16,
     /// Memory other than the function's own stack has been written.
     wrote_memory: bool,
 }
@@ -67,7 +56,7 @@ impl Enters {
     pub(super) fn best(&self, needs: Needs) -> Option<&SiteSpec> {
         self.candidates
             .iter()
-            .filter(|c| c.overwritten & needs.arguments == 0 && !(needs.memory && c.wrote_memory))
+            .filter(|c| c.overwritten & needs.registers == 0 && !(needs.memory && c.wrote_memory))
             .min_by_key(|c| c.site.cost)
             .map(|c| &c.site)
     }
@@ -180,15 +169,23 @@ impl Line {
     }
 }
 
-fn overwritten_bit(register: Register) -> u8 {
-    let source = match register.full_register() {
-        Register::RDI => Source::Arg1,
-        Register::RSI => Source::Arg2,
-        Register::RDX => Source::Arg3,
-        Register::RCX => Source::Arg4,
-        Register::R8 => Source::Arg5,
-        Register::R9 => Source::Arg6,
-        _ => return 0,
-    };
-    argument_bit(source)
+fn overwritten_bit(register: Register) -> u16 {
+    source_of(register).map_or(0, bit)
+}
+
+/// The source that a register, or a part of it, is.
+fn source_of(register: Register) -> Option<Source> {
+    Some(match register.full_register() {
+        Register::RDI => Source::Rdi,
+        Register::RSI => Source::Rsi,
+        Register::RDX => Source::Rdx,
+        Register::RCX => Source::Rcx,
+        Register::R8 => Source::R8,
+        Register::R9 => Source::R9,
+        Register::RAX => Source::Rax,
+        Register::RBX => Source::Rbx,
+        Register::R10 => Source::R10,
+        Register::R11 => Source::R11,
+        _ => return None,
+    })
 }

@@ -66,7 +66,7 @@ impl ReturnNeeds {
     #[must_use]
     pub fn of(program: &CaptureProgram) -> Self {
         let captures = program.captures.iter().take(usize::from(program.len));
-        let of_value = captures.filter(|capture| capture.source == Source::Ret as u8);
+        let of_value = captures.filter(|capture| capture.source == Source::RET as u8);
         of_value.fold(Self::Nothing, |needs, capture| match (needs, capture.deref) {
             (Self::Nothing | Self::Value, 0) => Self::Value,
             _ => Self::Pointee,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use profiler_common::{CaptureProgram, Cookie, ProbeId, Role};
+use profiler_common::{CaptureProgram, Cookie, LaneKind, ProbeId, Role};
 
 use super::ReturnPlan;
 use crate::model::{FileOffset, Rules, VirtAddr};
@@ -44,7 +44,7 @@ impl Site {
     /// The site's cookie for `probe`.
     #[must_use]
     pub fn cookie(&self, probe: ProbeId) -> Cookie {
-        Cookie::new(probe, self.role, self.flags, self.slot_offset)
+        Cookie::new(probe, self.flags, self.slot_offset)
     }
 }
 
@@ -74,6 +74,15 @@ pub struct PlannedProbe {
     pub notes: Vec<String>,
 }
 
+impl PlannedProbe {
+    /// On what lanes its calls are.
+    #[must_use]
+    pub fn lane(&self) -> LaneKind {
+        let go = self.sites.iter().any(|site| site.flags & Cookie::GO != 0);
+        if go { LaneKind::Goroutine } else { LaneKind::Thread }
+    }
+}
+
 /// A function (or a whole selector) that will not be probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -94,6 +103,8 @@ pub struct ForeseenReturn {
     pub object: ObjectId,
     /// The return address, as an offset into its file.
     pub offset: FileOffset,
+    /// On what lanes the calls are that come back there.
+    pub lane: LaneKind,
     /// How the return is observed.
     pub plan: ReturnPlan,
     /// The same where the return value is needed; none if it is not.

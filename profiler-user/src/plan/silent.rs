@@ -91,7 +91,7 @@ pub fn add_silent<'a>(
         let mut words = Words::default();
         if watches == Watches::Jumping {
             let sp = if sets_ip { CONTEXT_SP } else { JMP_BUF_SP };
-            words.add(Capture::word_at(Source::Arg1, sp));
+            words.add(Capture::word_at(Source::Rdi, sp));
         }
         let Some(at_enter) = words.program() else { return };
         let Some(spec) = first_site(function, words.needs(), forms) else { continue };

@@ -6,8 +6,8 @@ use profiler_common::{
 use thiserror::Error;
 
 use crate::model::{
-    Ahead, Event, EventBody, FrameAddr, Lane, MonoNs, Pid, ProbeId, ReturnAddr, Seen, Tid, Wanted,
-    Words,
+    Ahead, ContextAddr, Contexts, Event, EventBody, FrameAddr, Goid, Lane, MonoNs, Pid, ProbeId,
+    ReturnAddr, Seen, Tid, Wanted, Words,
 };
 
 const HEADER: usize = size_of::<EventHeader>();
@@ -48,6 +48,17 @@ pub enum DecodeError {
     /// A question for a landing that is none.
     #[error("a question without an address")]
     Asks,
+    /// More words of contexts than there are words.
+    #[error("an event of {words} words says that {contexts} of them are contexts")]
+    Contexts {
+        /// How many words it has.
+        words: u8,
+        /// How many of them it says are contexts.
+        contexts: u8,
+    },
+    /// A goroutine that is made, or carried, without its number.
+    #[error("a goroutine without its number")]
+    Goroutine,
     /// A fork that does not say of whom.
     #[error("a fork without the number of the child")]
     Child,
@@ -80,14 +91,14 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
     for (word, bytes) in words.iter_mut().zip(rest.as_chunks::<WORD>().0) {
         *word = u64::from_ne_bytes(*bytes);
     }
-    let words = Words::new(&words[..count], header.faults);
+    let (words, contexts) = contexts(&header, &words[..count])?;
     let probe = ProbeId(header.probe);
     let frame = FrameAddr(header.frame);
     let body = match kind {
         EventKind::Enter => {
             let return_address = ReturnAddr(header.return_address);
             let ahead = ahead(&header)?;
-            EventBody::Enter { probe, frame, return_address, ahead, words }
+            EventBody::Enter { probe, frame, return_address, ahead, words, contexts }
         }
         EventKind::Ret => EventBody::Exit { seen: Seen::Ret, probe, frame, words },
         EventKind::Landing => EventBody::Exit { seen: Seen::Landing, probe, frame, words },
@@ -106,6 +117,13 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
             Ahead::Nothing | Ahead::Landing(_) => return Err(DecodeError::Asks),
         },
         EventKind::GaveUp => EventBody::GaveUp { probe },
+        EventKind::Carries => {
+            let goroutine = words.get(0).ok_or(DecodeError::Goroutine)?;
+            EventBody::Carries { goroutine: (goroutine != 0).then_some(Goid(goroutine)) }
+        }
+        EventKind::Spawn => {
+            EventBody::Spawn { child: Goid(words.get(0).ok_or(DecodeError::Goroutine)?) }
+        }
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
         EventKind::Fork => {
@@ -121,6 +139,24 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         sequence: header.sequence,
         body,
     })
+}
+
+/// The captured words, and the contexts behind them.
+fn contexts(header: &EventHeader, words: &[u64]) -> Result<(Words, Option<Contexts>), DecodeError> {
+    let EventHeader { words: count, context, faults, .. } = *header;
+    let captured = words.len().checked_sub(usize::from(context));
+    let parts = captured.and_then(|captured| words.split_at_checked(captured));
+    let (captured, contexts) =
+        parts.ok_or(DecodeError::Contexts { words: count, contexts: context })?;
+    let contexts = match *contexts {
+        [] => None,
+        [own] => Some(Contexts { own: ContextAddr(own), nearest: None }),
+        [own, nearest] => {
+            Some(Contexts { own: ContextAddr(own), nearest: Some(ContextAddr(nearest)) })
+        }
+        _ => return Err(DecodeError::Contexts { words: count, contexts: context }),
+    };
+    Ok((Words::new(captured, faults), contexts))
 }
 
 fn ahead(header: &EventHeader) -> Result<Ahead, DecodeError> {
@@ -145,38 +181,41 @@ fn raw_ahead(ahead: Ahead) -> (RawAhead, u64) {
 }
 
 fn lane(header: &EventHeader) -> Result<Lane, DecodeError> {
-    if header.lane_kind != LaneKind::Thread as u8 {
-        return Err(DecodeError::LaneKind(header.lane_kind));
+    let EventHeader { pid, tid, lane, lane_kind, .. } = *header;
+    match LaneKind::from_raw(lane_kind).ok_or(DecodeError::LaneKind(lane_kind))? {
+        LaneKind::Thread if lane != u64::from(tid) => Err(DecodeError::Lane { lane, tid }),
+        LaneKind::Thread => Ok(Lane::Thread(Pid(pid), Tid(tid))),
+        LaneKind::Goroutine => Ok(Lane::Goroutine(Pid(pid), Goid(lane))),
     }
-    if header.lane != u64::from(header.tid) {
-        return Err(DecodeError::Lane { lane: header.lane, tid: header.tid });
-    }
-    Ok(Lane::Thread(Pid(header.pid), Tid(header.tid)))
 }
 
 /// Appends the raw record of an event: what [`decode`] makes the event of. For events that user
 /// space itself makes (a process's end) and that a recording must hold like any other.
 pub fn encode(event: &Event, into: &mut Vec<u8>) {
     let Event { time, lane, tid, sequence, body } = event;
-    let Lane::Thread(pid, lane_tid) = *lane;
+    let (lane_kind, number) = match *lane {
+        Lane::Thread(_, tid) => (LaneKind::Thread, u64::from(tid.0)),
+        Lane::Goroutine(_, goid) => (LaneKind::Goroutine, goid.0),
+    };
     let mut header = EventHeader {
         time: time.0,
-        lane: u64::from(lane_tid.0),
-        pid: pid.0,
+        lane: number,
+        pid: lane.pid().0,
         tid: tid.0,
         sequence: *sequence,
-        lane_kind: LaneKind::Thread as u8,
+        lane_kind: lane_kind as u8,
         ..EventHeader::default()
     };
     let words = match body {
-        EventBody::Enter { probe, frame, return_address, ahead, words } => {
+        EventBody::Enter { probe, frame, return_address, ahead, words, contexts } => {
             let (kind, awaited) = raw_ahead(*ahead);
             (header.ahead, header.awaited) = (kind as u8, awaited);
             header.kind = EventKind::Enter as u8;
             header.probe = probe.0;
             header.frame = frame.0;
             header.return_address = return_address.0;
-            *words
+            header.context = contexts.map_or(0, |of| 1 + u8::from(of.nearest.is_some()));
+            with_contexts(words, *contexts)
         }
         EventBody::Exit { seen, probe, frame, words } => {
             header.kind = match seen {
@@ -217,6 +256,14 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
             header.probe = probe.0;
             Words::default()
         }
+        EventBody::Carries { goroutine } => {
+            header.kind = EventKind::Carries as u8;
+            Words::new(&[goroutine.map_or(0, |goid| goid.0)], 0)
+        }
+        EventBody::Spawn { child } => {
+            header.kind = EventKind::Spawn as u8;
+            Words::new(&[child.0], 0)
+        }
         EventBody::LaneEnd => {
             header.kind = EventKind::LaneEnd as u8;
             Words::default()
@@ -240,6 +287,15 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
     into.extend_from_slice(bytemuck::cast_slice(words.as_slice()));
 }
 
+/// The words of an enter, as they are in its record.
+fn with_contexts(words: &Words, contexts: Option<Contexts>) -> Words {
+    let Some(contexts) = contexts else { return *words };
+    let of = [Some(contexts.own), contexts.nearest];
+    let all: Vec<u64> =
+        words.as_slice().iter().copied().chain(of.into_iter().flatten().map(|of| of.0)).collect();
+    Words::new(&all, words.faults())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -253,6 +309,7 @@ mod tests {
             tid: Tid(11),
             sequence: 7,
             body: EventBody::Enter {
+                contexts: None,
                 probe: ProbeId(513),
                 frame: FrameAddr(0x7fff_1234_5678),
                 return_address: ReturnAddr(0x40_1234),
@@ -327,6 +384,7 @@ mod tests {
         prop_oneof![
             (any::<u16>(), any::<u64>(), any::<u64>(), ahead_of_a_call(), words()).prop_map(
                 |(probe, frame, address, ahead, words)| EventBody::Enter {
+                    contexts: None,
                     probe: ProbeId(probe),
                     frame: FrameAddr(frame),
                     return_address: ReturnAddr(address),

@@ -121,6 +121,8 @@ impl Stitcher {
             | EventBody::Unwound { .. }
             | EventBody::Folded { .. }
             | EventBody::Asks { .. }
+            | EventBody::Carries { .. }
+            | EventBody::Spawn { .. }
             | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
@@ -130,7 +132,7 @@ impl Stitcher {
         let Some(lane) = self.lanes.get(event.lane) else { return };
         self.core.check_number(lane, event);
         match event.body {
-            EventBody::Enter { probe, frame, return_address, ahead, words } => {
+            EventBody::Enter { probe, frame, return_address, ahead, words, contexts: _ } => {
                 let awaited = match ahead {
                     Ahead::Landing(slot) => slot,
                     Ahead::Nothing | Ahead::Wanted(..) => frame,
@@ -172,6 +174,8 @@ impl Stitcher {
             | EventBody::Exec
             | EventBody::Fork { .. }
             | EventBody::Asks { .. }
+            | EventBody::Carries { .. }
+            | EventBody::Spawn { .. }
             | EventBody::GaveUp { .. } => {}
         }
     }

@@ -69,6 +69,7 @@ impl Lab {
         words: &[u64],
     ) -> &mut Self {
         let body = EventBody::Enter {
+            contexts: None,
             probe: ProbeId(probe),
             frame: FrameAddr(slot),
             return_address: ReturnAddr(ra),

@@ -143,6 +143,8 @@ impl<'a> Slicer<'a> {
                     | EventBody::Folded { .. }
                     | EventBody::Asks { .. }
                     | EventBody::GaveUp { .. }
+                    | EventBody::Carries { .. }
+                    | EventBody::Spawn { .. }
                     | EventBody::LaneEnd
                     | EventBody::ProcessEnd
                     | EventBody::Fork { .. }

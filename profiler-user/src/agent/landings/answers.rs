@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use profiler_common::{LandingId, MAX_LANDINGS, Return};
+use profiler_common::{LandingId, LaneKind, MAX_LANDINGS, Return};
 
-use super::learn::{Answer, Learned, Unknown};
+use super::learn::{Answer, Learned, Question, Unknown};
 use super::{Known, Landings, Place};
 use crate::attach::{AttachError, Attached, NewLanding};
 use crate::model::{FileOffset, Pid, Wanted};
@@ -15,6 +15,25 @@ use crate::target::{Inode, MappedCode, MappedObject};
 /// What is to be attached in one object: by way of which process, and where.
 type NewOfObject = (Pid, Arc<MappedObject>, Vec<NewLanding>);
 
+/// Whose landings are looked for.
+#[derive(Clone, Copy)]
+struct Whose {
+    pid: Option<Pid>,
+    inode: Inode,
+    lane: LaneKind,
+}
+
+impl Whose {
+    fn of(question: &Question, learned: &Learned, attached: &Attached) -> Self {
+        let pid = attached.link_pid(question.pid);
+        Self { pid, inode: learned.code.inode, lane: question.lane }
+    }
+}
+
+const fn place(inode: Inode, site: &LandingSite, lane: LaneKind) -> Place {
+    Place { inode, offset: site.offset, slot_offset: site.slot_offset, lane }
+}
+
 impl Landings {
     /// Attaches the landings of answers that do not stand yet, those of one object together.
     pub(super) fn attach(&mut self, answers: &[Answer], attached: &mut Attached) {
@@ -23,7 +42,9 @@ impl Landings {
             let Ok(learned) = found else { continue };
             let pid = attached.link_pid(question.pid);
             for site in learned.sites(question.wanted) {
-                let Some(id) = self.number(learned.code.inode, site) else { continue };
+                let Some(id) = self.number(learned.code.inode, site, question.lane) else {
+                    continue;
+                };
                 if self.standing.contains(&(pid, id)) {
                     continue;
                 }
@@ -31,7 +52,7 @@ impl Landings {
                 let group = new.entry((pid, learned.code.inode));
                 let (_, _, sites) = group
                     .or_insert_with(|| (question.pid, Arc::clone(&learned.object), Vec::new()));
-                let landing = NewLanding { id, offset, slot_offset };
+                let landing = NewLanding { id, offset, slot_offset, lane: question.lane };
                 if !sites.contains(&landing) {
                     sites.push(landing);
                 }
@@ -56,8 +77,8 @@ impl Landings {
         }
     }
 
-    fn number(&mut self, inode: Inode, site: &LandingSite) -> Option<LandingId> {
-        let place = Place { inode, offset: site.offset, slot_offset: site.slot_offset };
+    fn number(&mut self, inode: Inode, site: &LandingSite, lane: LaneKind) -> Option<LandingId> {
+        let place = place(inode, site, lane);
         if let Some(id) = self.ids.get(&place) {
             return Some(*id);
         }
@@ -69,9 +90,9 @@ impl Landings {
     }
 
     /// The number of a site that stands for a process.
-    fn standing(&self, pid: Option<Pid>, inode: Inode, site: &LandingSite) -> Option<LandingId> {
-        let place = Place { inode, offset: site.offset, slot_offset: site.slot_offset };
-        self.ids.get(&place).copied().filter(|id| self.standing.contains(&(pid, *id)))
+    fn standing(&self, whose: Whose, site: &LandingSite) -> Option<LandingId> {
+        let place = place(whose.inode, site, whose.lane);
+        self.ids.get(&place).copied().filter(|id| self.standing.contains(&(whose.pid, *id)))
     }
 
     /// Tells the kernel side what an answer says.
@@ -91,8 +112,8 @@ impl Landings {
         let nowhere = MappedCode { inode: (0, 0), offset: FileOffset(0) };
         let (told, code) = match (found, before) {
             (Ok(learned), _) => {
-                let pid = attached.link_pid(question.pid);
-                let told = self.told(learned, question.wanted, pid, before.unwrap_or_default());
+                let whose = Whose::of(question, learned, attached);
+                let told = self.told(learned, question.wanted, whose, before.unwrap_or_default());
                 (told, learned.code)
             }
             // The process may have ended in the meantime.
@@ -127,12 +148,12 @@ impl Landings {
     /// Whether it says nothing because its process has ended.
     fn is_void(&self, answer: &Answer, attached: &mut Attached) -> bool {
         let Answer { question, found } = answer;
-        let pid = attached.link_pid(question.pid);
         let nothing = match found {
             Err(_) => true,
-            Ok(learned) => learned
-                .sites(question.wanted)
-                .any(|site| self.standing(pid, learned.code.inode, site).is_none()),
+            Ok(learned) => {
+                let whose = Whose::of(question, learned, attached);
+                learned.sites(question.wanted).any(|site| self.standing(whose, site).is_none())
+            }
         };
         nothing && attached.space_of(question.pid).is_none()
     }
@@ -153,10 +174,9 @@ impl Landings {
         }
     }
 
-    fn told(&self, learned: &Learned, wanted: Wanted, pid: Option<Pid>, before: Return) -> Return {
-        let inode = learned.code.inode;
+    fn told(&self, learned: &Learned, wanted: Wanted, whose: Whose, before: Return) -> Return {
         let mut told = match &learned.plan.first {
-            plan::Return::Landing(site) => match self.standing(pid, inode, site) {
+            plan::Return::Landing(site) => match self.standing(whose, site) {
                 Some(landing) => Return { kind: Return::LANDING, landing, ..before },
                 // Refused by the kernel; or moved since, if something was told before.
                 None => before,
@@ -171,14 +191,14 @@ impl Landings {
         };
         if wanted == Wanted::Point {
             let point = learned.plan.point.as_ref();
-            match point.and_then(|site| self.standing(pid, inode, site)) {
+            match point.and_then(|site| self.standing(whose, site)) {
                 Some(point) => told.point = point,
                 None => told.flags |= Return::NO_POINT,
             }
         }
         if wanted == Wanted::Value {
             let site = learned.value_site();
-            match site.and_then(|site| self.standing(pid, inode, site)) {
+            match site.and_then(|site| self.standing(whose, site)) {
                 Some(id) if id == told.landing => told.flags |= Return::LANDING_KEEPS_VALUE,
                 Some(id) => {
                     told.point = id;

@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use profiler_common::LaneKind;
 use rustc_hash::FxHashMap;
 
 use crate::model::{Pid, ReturnAddr, Wanted};
@@ -31,6 +32,8 @@ pub(super) struct Question {
     pub(super) wanted: Wanted,
     /// What the exits of the run's probes need at most.
     pub(super) needs: ReturnNeeds,
+    /// On what lane the call was.
+    pub(super) lane: LaneKind,
 }
 
 /// What was found out.

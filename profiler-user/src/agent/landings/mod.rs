@@ -13,14 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiler_common::{LandingCount, LandingId, ProbeId, Return};
+use profiler_common::{LandingCount, LandingId, LaneKind, ProbeId, Return};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use calls::Calls;
 use learn::{Answer, Learned, Learner, News, Question, Recheck, Unknown};
 
 use crate::attach::{AttachError, Attached};
-use crate::model::{Ahead, Event, EventBody, FileOffset, Pid, ReturnAddr, Wanted};
+use crate::model::{Ahead, Event, EventBody, FileOffset, Lane, Pid, ReturnAddr, Wanted};
 use crate::plan::{CostClass, Costs, ForeseenReturn, KernelForms, ProbePlan, ReturnNeeds};
 use crate::target::{CodeMap, Inode, MappedCode, MappedObject, Target};
 
@@ -47,6 +47,7 @@ struct Place {
     inode: Inode,
     offset: FileOffset,
     slot_offset: i32,
+    lane: LaneKind,
 }
 
 /// What is to be told of landings.
@@ -117,7 +118,8 @@ pub(super) struct Landings {
 impl Landings {
     /// `forms`: what this kernel may be trusted with; `costs`: what hits cost on it.
     pub(super) fn start(forms: KernelForms, costs: &Costs) -> std::io::Result<Self> {
-        let nowhere = Place { inode: (0, 0), offset: FileOffset(0), slot_offset: 0 };
+        let nowhere =
+            Place { inode: (0, 0), offset: FileOffset(0), slot_offset: 0, lane: LaneKind::Thread };
         Ok(Self {
             learner: Learner::start(forms)?,
             known: FxHashMap::default(),
@@ -221,7 +223,14 @@ impl Landings {
                     continue;
                 }
                 self.asked.insert((space, address, Wanted::Landing));
-                let question = Question { pid, space, address, wanted, needs: self.needs };
+                let question = Question {
+                    pid,
+                    space,
+                    address,
+                    wanted,
+                    needs: self.needs,
+                    lane: foreseen.lane,
+                };
                 // As the learner has it: the last byte of the call.
                 let offset = FileOffset(code.offset.0.saturating_sub(1));
                 let found = Learned {
@@ -260,7 +269,11 @@ impl Landings {
             }
             _ => return,
         };
-        self.ask(pid, address, wanted, attached);
+        let lane = match event.lane {
+            Lane::Thread(..) => LaneKind::Thread,
+            Lane::Goroutine(..) => LaneKind::Goroutine,
+        };
+        self.ask(pid, address, wanted, lane, attached);
     }
 
     /// The address space of a process, which may have ended.
@@ -273,13 +286,20 @@ impl Landings {
         Some(space)
     }
 
-    fn ask(&mut self, pid: Pid, address: ReturnAddr, wanted: Wanted, attached: &mut Attached) {
+    fn ask(
+        &mut self,
+        pid: Pid,
+        address: ReturnAddr,
+        wanted: Wanted,
+        lane: LaneKind,
+        attached: &mut Attached,
+    ) {
         let Some(space) = self.space_of(pid, attached) else { return };
         if self.asked.len() >= ASKED || !self.asked.insert((space, address, wanted)) {
             return;
         }
         self.new_spaces.extend(self.spaces.insert(space).then_some((pid, space)));
-        let question = Question { pid, space, address, wanted, needs: self.needs };
+        let question = Question { pid, space, address, wanted, needs: self.needs, lane };
         if !self.learner.ask(question) {
             self.asked.remove(&(space, address, wanted));
             self.stats.postponed += 1;

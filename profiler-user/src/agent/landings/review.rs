@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use profiler_common::{LandingCount, LandingId, ProbeId, Return};
+use profiler_common::{LandingCount, LandingId, LaneKind, ProbeId, Return};
 use rustc_hash::FxHashSet;
 
 use super::Landings;
@@ -200,12 +200,13 @@ impl Landings {
             if told.kind != Return::LANDING || !wasteful.contains(&told.landing) {
                 continue;
             }
-            let dear = self.places.get(told.landing.index());
-            let dear = dear.is_some_and(|(_, cost)| *cost == CostClass::SingleStepped);
+            let place = self.places.get(told.landing.index());
+            let dear = place.is_some_and(|(_, cost)| *cost == CostClass::SingleStepped);
             if !dear && told.point == LandingId::NONE && told.flags & Return::NO_POINT == 0 {
                 // It moves as soon as there is a place to move to.
                 stays.insert(told.landing);
-                ask.push((known.pid, key.1));
+                let lane = place.map_or(LaneKind::Thread, |(place, _)| place.lane);
+                ask.push((known.pid, key.1, lane));
                 continue;
             }
             // Where all come by that come by here nothing is gained.
@@ -220,8 +221,8 @@ impl Landings {
             }
             attached.learn(key.0, key.1, *told)?;
         }
-        for (pid, address) in ask {
-            self.ask(pid, address, Wanted::Point, attached);
+        for (pid, address, lane) in ask {
+            self.ask(pid, address, Wanted::Point, lane, attached);
         }
         wasteful.retain(|landing| !stays.contains(landing));
         if wasteful.is_empty() {

@@ -101,6 +101,7 @@ const fn role_word(site: &Site) -> &'static str {
         Role::Ret if site.flags & Cookie::JUMP != 0 => "jump",
         Role::Ret => "ret",
         Role::Landing => "landing",
+        Role::GoRuntime => "runtime",
     }
 }
 

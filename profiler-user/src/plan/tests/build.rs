@@ -185,10 +185,10 @@ fn spans_and_handoffs_on_one_function_share_its_captures() {
     let (f, g) = (found(&[&f]), found(&[&g]));
     let plan = plan(&map, &[f.clone(), f.clone(), g.clone(), f.clone(), g.clone(), f, g]).unwrap();
     let [f, g] = plan.probes.as_slice() else { panic!("{:?}", plan.probes) };
-    let (second, word) = (Capture::register(Source::Arg2), Capture::word_at(Source::Arg1, 8));
+    let (second, word) = (Capture::register(Source::Rsi), Capture::word_at(Source::Rdi, 8));
     assert_eq!(captures(f, Role::Enter), [second, word]);
-    assert_eq!(captures(f, Role::Ret), [Capture::register(Source::Ret)]);
-    assert_eq!(captures(g, Role::Enter), [Capture::register(Source::Arg1), second, word]);
+    assert_eq!(captures(f, Role::Ret), [Capture::register(Source::RET)]);
+    assert_eq!(captures(g, Role::Enter), [Capture::register(Source::Rdi), second, word]);
     assert_eq!(captures(g, Role::Ret), []);
     let enter = Cookie::HAS_CAPTURE | Cookie::WANTS_VALUE;
     assert_eq!(sites(f, Role::Enter), [(0x1000, enter)]);

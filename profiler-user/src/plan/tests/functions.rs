@@ -210,13 +210,13 @@ fn captured_arguments_are_intact_at_the_site() {
         analysis.enters.best(needs).map(|site| site.address.0)
     };
     assert_eq!(at(&[]), Some(0x1006));
-    assert_eq!(at(&[Capture::register(Source::Arg2)]), Some(0x1006));
-    assert_eq!(at(&[Capture::register(Source::Arg1)]), Some(0x1000));
+    assert_eq!(at(&[Capture::register(Source::Rsi)]), Some(0x1006));
+    assert_eq!(at(&[Capture::register(Source::Rdi)]), Some(0x1000));
     assert_eq!(
-        at(&[Capture::register(Source::Arg2), Capture::word_at(Source::Arg1, 8)]),
+        at(&[Capture::register(Source::Rsi), Capture::word_at(Source::Rdi, 8)]),
         Some(0x1000)
     );
-    assert_eq!(at(&[Capture::register(Source::Ret)]), Some(0x1006));
+    assert_eq!(at(&[Capture::register(Source::RET)]), Some(0x1006));
 }
 
 #[test]
@@ -224,9 +224,9 @@ fn captured_memory_is_intact_at_the_site() {
     // mov qword [rdi+8], 0; push rbx; pop rbx; ret
     let analysis = of_hex("48c7470800000000 53 5b c3").unwrap();
     let mut needs = Needs::default();
-    needs.add(Capture::register(Source::Arg1));
+    needs.add(Capture::register(Source::Rdi));
     assert_eq!(analysis.enters.best(needs).unwrap().address.0, 0x1008);
-    needs.add(Capture::word_at(Source::Arg1, 8));
+    needs.add(Capture::word_at(Source::Rdi, 8));
     assert_eq!(analysis.enters.best(needs).unwrap().address.0, 0x1000);
     // lock inc dword [rdi]; push rbx; pop rbx; ret: nothing is left to capture it at.
     let analysis = of_hex("f0ff07 53 5b c3").unwrap();
@@ -238,7 +238,7 @@ fn a_write_to_a_part_of_an_argument_counts() {
     // mov dil, 1; push rbx; pop rbx; ret
     let analysis = of_hex("40b701 53 5b c3").unwrap();
     let mut needs = Needs::default();
-    needs.add(Capture::register(Source::Arg1));
+    needs.add(Capture::register(Source::Rdi));
     assert_eq!(analysis.enters.best(needs).unwrap().address.0, 0x1000);
 }
 

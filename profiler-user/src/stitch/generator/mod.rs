@@ -157,6 +157,7 @@ impl World {
 
     fn enter(&mut self, thread: usize, probe: u16, slot: u64, ra: u64, words: &[u64]) {
         let body = EventBody::Enter {
+            contexts: None,
             probe: ProbeId(probe),
             frame: FrameAddr(slot),
             return_address: ReturnAddr(ra),

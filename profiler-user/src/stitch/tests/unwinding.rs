@@ -76,6 +76,7 @@ fn a_call_that_left_by_a_jump_ends_there_unless_it_is_seen_to_return() {
 fn a_landing_ends_what_awaits_it_and_leaves_behind_what_did_not() {
     let enter = |lab: &mut Lab, probe: u16, slot: u64, awaited: u64| {
         let body = EventBody::Enter {
+            contexts: None,
             probe: ProbeId(probe),
             frame: FrameAddr(slot),
             return_address: ReturnAddr(slot + 1),
