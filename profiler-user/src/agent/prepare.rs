@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_common::LaneKind;
 use thiserror::Error;
 
 use super::fitting::fit;
@@ -295,6 +296,7 @@ fn assemble(
     // Before the symbols of all other objects are read: both take memory, this only for a moment.
     add_sources(&mut plan, symbols);
     add_silent(&mut plan, target, symbols, forms, |_| true);
+    add_go_runtime(&mut plan, target, symbols, forms);
     let calls = direct_calls(&plan, symbols);
     plan.foreseen = foresee(&plan, &calls, symbols, forms);
     Ok((plan, calls))
@@ -317,6 +319,18 @@ fn add_silent(
             let functions = symbols.marked(provider, marker, &name.into());
             plan::add_silent(plan, target, watches, &functions, forms);
         }
+    }
+}
+
+/// Adds what Go's runtime tells of goroutines, if the plan follows any.
+fn add_go_runtime(plan: &mut ProbePlan, target: &Target, symbols: &SymbolSet, forms: KernelForms) {
+    if !plan.probes.iter().any(|probe| probe.lane() == LaneKind::Goroutine) {
+        return;
+    }
+    for (place, selects) in plan::go_runtime() {
+        let functions: Vec<_> =
+            selects.iter().flat_map(|select| symbols.everywhere(select)).collect();
+        plan::add_go_runtime(plan, target, place, &functions, forms);
     }
 }
 

@@ -15,7 +15,8 @@ pub struct GrowingPlan {
     known: FxHashMap<Place, Known>,
 }
 
-/// What makes a function the same one: the file it lies in, and where its enters are.
+/// What makes a function the same one: the file it lies in, and where its enters are, or what else is
+/// probed of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Place {
     inode: Inode,
@@ -99,7 +100,8 @@ impl GrowingPlan {
         target: &Target,
     ) -> Result<(ProbeId, bool), &'static str> {
         let object = target.object(probe.object).ok_or("its object is none of the target's")?;
-        let enters = probe.sites.iter().filter(|site| site.role == Role::Enter);
+        let enters =
+            probe.sites.iter().filter(|site| matches!(site.role, Role::Enter | Role::GoRuntime));
         let mut enters: Vec<FileOffset> = enters.map(|site| site.offset).collect();
         enters.sort_unstable();
         let place = Place { inode: object.inode, enters };

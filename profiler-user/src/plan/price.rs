@@ -28,7 +28,8 @@ impl Price {
             sites.map(|site| site.cost).max().map_or(0.0, |class| costs.trap_of(class))
         };
         Self {
-            enter: dearest(Role::Enter),
+            // What Go's runtime tells is counted as an enter, and none has both.
+            enter: dearest(Role::Enter).max(dearest(Role::GoRuntime)),
             entered: costs.event_of(probe.at_enter.len),
             exit: dearest(Role::Ret),
             landing: costs.trap_of(CostClass::Emulated),
