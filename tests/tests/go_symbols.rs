@@ -11,7 +11,7 @@ use profiler_tests::environment::{can_probe, scratch};
 use profiler_tests::fixture::compile;
 use profiler_tests::golang::build;
 use profiler_tests::process::{Process, run};
-use profiler_tests::qprof::{Run, check, check_code, verb};
+use profiler_tests::qprof::{check, check_code, verb};
 use profiler_tests::symbol_map;
 use profiler_tests::timeout::PATIENCE;
 use qprof::config::{Select, Selector};
