@@ -1,8 +1,10 @@
 //! Functions of Go: how their starts are told, what of Go's runtime is probed.
 
-use profiler_common::{Capture, Source};
+use profiler_common::{Capture, Cookie, Role, Source};
 
+use super::build::{PLAIN, captures, enters, found, handoff, map, plan, sites, span};
 use super::*;
+use crate::config::KeyExpr;
 use crate::plan::CostClass::{Emulated, SingleStepped};
 use crate::plan::go_runtime::{GoPlace, spawns, starts};
 use crate::plan::{NoLanding, Return, Stop};
@@ -214,4 +216,40 @@ fn the_end_of_a_goroutine_is_seen_once() {
     assert_eq!(found[0].spec.address.0, recovery.code.address.0 + 4);
     let missing = starts(GoPlace::Recovery, &[], KernelForms::default()).err().unwrap();
     assert!(missing.contains("`runtime.recovery`"), "{missing}");
+}
+
+#[test]
+fn sites_are_on_the_lanes_of_the_language() {
+    let (ours, native) = (known("main.large", "go1.26.8"), hex("native", 0x1000, PLAIN));
+    let plan = plan(&map(vec![span("s")], vec![]), &[found(&[&ours, &native])]).unwrap();
+    let [ours, native] = plan.probes.as_slice() else { panic!("{:?}", plan.probes) };
+    assert_eq!(sites(ours, Role::Enter), [(0x49_f14c, Cookie::GO | Cookie::RESTARTS)]);
+    assert_eq!(sites(ours, Role::Ret), [(0x49_f1d0, Cookie::GO)]);
+    assert_eq!(sites(native, Role::Enter), [(0x1000, 0)]);
+    assert_eq!(sites(native, Role::Ret), [(0x1002, 0)]);
+}
+
+#[test]
+fn keys_are_read_by_each_functions_own_order() {
+    let (ours, native) = (known("main.large", "go1.26.8"), hex("native", 0x1000, PLAIN));
+    let both = found(&[&ours, &native]);
+    let handed = |number: u8| {
+        let end = || enters(&[KeyExpr::Arg(number)]);
+        let map = map(vec![], vec![handoff("h", end(), end())]);
+        plan(&map, &[both.clone(), both.clone()]).unwrap()
+    };
+    let second = handed(2);
+    let [ours, native] = second.probes.as_slice() else { panic!("{:?}", second.probes) };
+    assert_eq!(captures(ours, Role::Enter), [Capture::register(Source::Rbx)]);
+    assert_eq!(captures(native, Role::Enter), [Capture::register(Source::Rsi)]);
+    assert_eq!(second.rules.handoffs[0].take.probes.len(), 2);
+    // C has no seventh register.
+    let seventh = handed(7);
+    let [ours] = seventh.probes.as_slice() else { panic!("{:?}", seventh.probes) };
+    assert_eq!(captures(ours, Role::Enter), [Capture::register(Source::R9)]);
+    assert!(seventh.skipped[0].why.contains("rdi, rsi, rdx, rcx, r8, r9"), "{:?}", seventh.skipped);
+    // Nor has Go a tenth.
+    let tenth = handoff("h", enters(&[KeyExpr::Arg(10)]), enters(&[KeyExpr::Arg(10)]));
+    let error = plan(&map(vec![], vec![tenth]), &[both.clone(), both]).unwrap_err();
+    assert!(error.to_string().contains("rax, rbx, rcx, rdi"), "{error}");
 }
