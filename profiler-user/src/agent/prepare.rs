@@ -1,18 +1,20 @@
 //! From a process and a map to a plan: what `check` shows and `run` attaches.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use profiler_common::LaneKind;
 use thiserror::Error;
 
 use super::fitting::fit;
 use super::foresee::{DirectCalls, direct_calls, foresee};
 use crate::config::{self, Known, Library, MapError, MapOrigin, Selector, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
-use crate::plan::{self, KernelForms, PlanError, ProbePlan};
+use crate::plan::{self, GoPlan, KernelForms, PlanError, PlannedProbe, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
+use crate::target::go::{GoError, go_runtime};
 use crate::target::{Inode, ObjectId, Target, TargetError};
 
 /// What is to be profiled, and by which maps.
@@ -35,6 +37,8 @@ pub struct Search {
     pub max_functions: usize,
     /// Which forms of instructions this kernel may be trusted with.
     pub forms: KernelForms,
+    /// Where to read what must be known of the Go that built the target, if not in the table.
+    pub go_offsets_from: Option<Arc<Path>>,
 }
 
 /// A target with the plan for it; nothing is attached yet.
@@ -82,6 +86,9 @@ pub enum PrepareError {
     /// What the map requires cannot be probed.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Goroutines cannot be followed, and the map names functions in Go.
+    #[error(transparent)]
+    Go(#[from] GoError),
     /// No map was named and none fits.
     #[error(
         "no symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped objects \
@@ -250,7 +257,7 @@ pub(super) fn plan_for_additions(
     let nothing = || Found { functions: Vec::new(), nothing: None };
     let found = open.iter().map(|open| open.then(|| found.next()).flatten());
     let found: Vec<Found> = found.map(|found| found.unwrap_or_else(nothing)).collect();
-    let (plan, calls) = match assemble(&map, target, symbols, &found, search.forms) {
+    let (plan, calls) = match assemble(&map, target, symbols, &found, search) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
             (plan_for_loading(target, symbols, search.forms), Vec::new())
         }
@@ -279,7 +286,7 @@ fn plan_for(
     let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
     let in_exe = |found: &Found| found.functions.iter().any(|of| of.object == ObjectId(0));
     let satisfied = found.iter().map(in_exe).collect();
-    let (plan, calls) = assemble(map, target, symbols, &found, search.forms)?;
+    let (plan, calls) = assemble(map, target, symbols, &found, search)?;
     Ok(Planned { plan, calls, satisfied })
 }
 
@@ -288,16 +295,31 @@ fn assemble(
     target: &Target,
     symbols: &SymbolSet,
     found: &[Found],
-    forms: KernelForms,
+    search: &Search,
 ) -> Result<(ProbePlan, Vec<DirectCalls>), PrepareError> {
+    let forms = search.forms;
     let lookup = |object, address| symbols.function_at(object, address);
     let mut plan = plan::build(map, target, found, &lookup, forms)?;
     // Before the symbols of all other objects are read: both take memory, this only for a moment.
     add_sources(&mut plan, symbols);
+    plan.go = go_plan(&plan, target, search)?;
     add_silent(&mut plan, target, symbols, forms, |_| true);
     let calls = direct_calls(&plan, symbols);
     plan.foreseen = foresee(&plan, &calls, symbols, forms);
     Ok((plan, calls))
+}
+
+/// What the kernel side must know of the Go program whose functions are probed, if some are.
+fn go_plan(
+    plan: &ProbePlan,
+    target: &Target,
+    search: &Search,
+) -> Result<Option<GoPlan>, PrepareError> {
+    let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
+    let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
+    let Some(object) = object else { return Ok(None) };
+    let runtime = go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
+    Ok(Some(GoPlan { runtime, contexts: Vec::new() }))
 }
 
 fn add_silent(

@@ -40,7 +40,7 @@ impl GrowingPlan {
     /// cannot have one is left out, as skipped.
     #[must_use]
     pub fn add(&mut self, plan: ProbePlan, target: &Target) -> ProbePlan {
-        let ProbePlan { probes, mut rules, foreseen, mut skipped } = plan;
+        let ProbePlan { probes, mut rules, foreseen, mut skipped, go } = plan;
         if self.rules.spans.is_empty() {
             // Until a map is known, the loader's probe may be the only one.
             let probes = std::mem::take(&mut self.rules.probes);
@@ -89,7 +89,7 @@ impl GrowingPlan {
                 }
             }
         }
-        ProbePlan { probes: kept, rules: self.rules.clone(), foreseen, skipped }
+        ProbePlan { probes: kept, rules: self.rules.clone(), foreseen, skipped, go }
     }
 
     /// A probe's id, and whether it is new.
@@ -99,7 +99,8 @@ impl GrowingPlan {
         target: &Target,
     ) -> Result<(ProbeId, bool), &'static str> {
         let object = target.object(probe.object).ok_or("its object is none of the target's")?;
-        let enters = probe.sites.iter().filter(|site| site.role == Role::Enter);
+        let enters =
+            probe.sites.iter().filter(|site| matches!(site.role, Role::Enter | Role::GoRuntime));
         let mut enters: Vec<FileOffset> = enters.map(|site| site.offset).collect();
         enters.sort_unstable();
         let place = Place { inode: object.inode, enters };

@@ -67,7 +67,7 @@ pub use landing::{
 };
 pub use predict::{CallCost, Ends, call_costs, dearest_first, dearest_ns};
 pub use price::{Price, since};
-pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
+pub use probe_plan::{CostClass, ForeseenReturn, GoPlan, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};
 
 /// Finds the function that starts at an address of an object, if one does.

@@ -91,7 +91,7 @@ pub fn call_costs(
 pub fn dearest_ns(probe: &PlannedProbe, role: Role, costs: &Costs) -> u64 {
     let sites = probe.sites.iter().filter(|site| site.role == role);
     let ns = sites.map(|site| match role {
-        Role::Enter => costs.event_ns(site.cost, probe.at_enter.len),
+        Role::Enter | Role::GoEnter => costs.event_ns(site.cost, probe.at_enter.len),
         Role::Ret | Role::Landing | Role::GoRuntime => costs.exit_ns(site.cost, probe.at_ret.len),
     });
     ns.max().unwrap_or(0)
