@@ -304,6 +304,7 @@ fn assemble(
     add_sources(&mut plan, symbols);
     plan.go = go_plan(&plan, target, search)?;
     add_silent(&mut plan, target, symbols, forms, |_| true);
+    add_go_runtime(&mut plan, target, symbols, forms);
     let calls = direct_calls(&plan, symbols);
     plan.foreseen = foresee(&plan, &calls, symbols, forms);
     Ok((plan, calls))
@@ -339,6 +340,18 @@ fn add_silent(
             let functions = symbols.marked(provider, marker, &name.into());
             plan::add_silent(plan, target, watches, &functions, forms);
         }
+    }
+}
+
+/// Adds what Go's runtime tells of goroutines, if the plan follows any.
+fn add_go_runtime(plan: &mut ProbePlan, target: &Target, symbols: &SymbolSet, forms: KernelForms) {
+    if !plan.probes.iter().any(|probe| probe.lane() == LaneKind::Goroutine) {
+        return;
+    }
+    for (place, selects) in plan::go_runtime() {
+        let functions: Vec<_> =
+            selects.iter().flat_map(|select| symbols.everywhere(select)).collect();
+        plan::add_go_runtime(plan, target, place, &functions, forms);
     }
 }
 

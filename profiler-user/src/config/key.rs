@@ -12,9 +12,11 @@ pub(super) struct KeyError {
     pub(super) help: &'static str,
 }
 
-const FORMS: &str = "write `arg(N)`, `ret`, `*(arg(N)+OFF)` or `*(ret+OFF)`, with N from 1 to 6";
+const FORMS: &str = "write `arg(N)`, `ret`, `*(arg(N)+OFF)` or `*(ret+OFF)`, with N from 1 to 6, on Go \
+                     functions to 9";
 const ARGUMENTS: &str = "arguments count from 1 and the first six integer or pointer arguments can \
-                         be read; a hidden result pointer and `this` count too";
+                         be read, of Go functions the first nine words of them; a hidden result \
+                         pointer, `this` and a receiver count too";
 const OFFSETS: &str = "OFF is a number of bytes, decimal or 0x…, that fits 32 bits with its sign";
 
 /// One word of a key.
@@ -68,7 +70,7 @@ impl<'a> Parser<'a> {
         self.expect("(")?;
         let token = self.token();
         let number = match token.parse::<u8>() {
-            Ok(number @ 1..=6) => number,
+            Ok(number @ 1..=9) => number,
             _ if !token.starts_with(|first: char| first.is_ascii_digit()) => {
                 return Err(self.unexpected("where the argument's number should be", ARGUMENTS));
             }
@@ -175,7 +177,7 @@ mod tests {
             ("rdi", 0..3, "unexpected `rdi` where `arg(N)` or `ret` should be"),
             ("arg1", 0..4, "unexpected `arg1` where `arg(N)` or `ret` should be"),
             ("arg(0)", 4..5, "there is no argument 0"),
-            ("arg(7)", 4..5, "there is no argument 7"),
+            ("arg(10)", 4..6, "there is no argument 10"),
             ("arg(999)", 4..7, "there is no argument 999"),
             ("arg(x)", 4..5, "unexpected `x` where the argument's number should be"),
             ("arg(1", 5..5, "the key expression ends where `)` should be"),

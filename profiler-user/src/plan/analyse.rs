@@ -23,6 +23,8 @@ pub(super) struct SiteSpec {
     pub(super) cost: CostClass,
     /// rbp is still what it was when the function was entered.
     pub(super) keeps_frame_pointer: bool,
+    /// It is the conditional jump behind a Go function's stack check: taken, it is no call.
+    pub(super) restarts: bool,
     pub(super) insn: Instruction,
 }
 
@@ -65,8 +67,7 @@ pub(super) fn analyse_leaves(function: &Function, forms: KernelForms) -> Result<
 /// Whether calls of a language's functions can be followed.
 fn check_language(language: Language) -> Result<(), Refused> {
     match language {
-        Language::Native => Ok(()),
-        Language::Go => Err(Refused::Go),
+        Language::Native | Language::Go => Ok(()),
         Language::GccGo => Err(Refused::OtherGo("gccgo")),
         Language::TinyGo => Err(Refused::OtherGo("TinyGo")),
     }

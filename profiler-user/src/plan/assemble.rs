@@ -7,7 +7,7 @@ use profiler_common::{Cookie, MAX_PROBES, MAX_WORDS, Role};
 
 use super::analyse::{Disassembler, SiteSpec};
 use super::build::{Planner, Side, Working, selectors};
-use super::captures::Words;
+use super::captures::{Words, is_go};
 use super::exit_sites::{Exits, resolve};
 use super::reasons::pattern;
 use super::recorded::HandoffSides;
@@ -126,12 +126,15 @@ impl<'a> Planner<'a> {
         let span = draft.span.and_then(|span| self.map.spans.get(usize::from(span)));
         let (recorded, note) = sides.flags(index, span);
         notes.extend(note);
+        let go = if is_go(draft.function.language) { Cookie::GO } else { 0 };
         let wants_value = if draft.at_ret.flag() == 0 { 0 } else { Cookie::WANTS_VALUE };
         for (_, function, analysis) in self.catalogue.copies(index) {
             let Some(spec) = analysis.enters.best(needs) else { continue };
             let frame_pointer =
                 if spec.keeps_frame_pointer { Cookie::KEEPS_FRAME_POINTER } else { 0 };
-            let flags = draft.at_enter.flag() | wants_value | frame_pointer | recorded;
+            let restarts = if spec.restarts { Cookie::RESTARTS } else { 0 };
+            let flags =
+                draft.at_enter.flag() | wants_value | frame_pointer | recorded | go | restarts;
             sites.push(site(object, Role::Enter, spec, flags, text.text(&spec.insn)));
             notes.extend(analysis.notes.iter().map(|note| match draft.units.len() {
                 0 | 1 => note.clone(),
@@ -140,11 +143,11 @@ impl<'a> Planner<'a> {
         }
         let copies = sites.len();
         for spec in &exits.sites {
-            let flags = draft.at_ret.flag();
+            let flags = draft.at_ret.flag() | go;
             sites.push(site(object, Role::Ret, spec, flags, text.text(&spec.insn)));
         }
         for spec in &exits.jumps {
-            sites.push(site(object, Role::Ret, spec, Cookie::JUMP, text.text(&spec.insn)));
+            sites.push(site(object, Role::Ret, spec, Cookie::JUMP | go, text.text(&spec.insn)));
         }
         notes.extend_from_slice(&exits.notes);
         if !exits.seen {
@@ -212,7 +215,8 @@ impl<'a> Planner<'a> {
                 .filter_map(|index| {
                     let draft = self.catalogue.drafts.get(*index)?;
                     let words = draft.words(moment);
-                    let key: Option<_> = side.key.iter().map(|w| words.position(*w)).collect();
+                    let key = side.key.on(draft.function.language).ok()?.iter();
+                    let key: Option<_> = key.map(|w| words.position(*w)).collect();
                     Some((ids.get(index)?.0, key?))
                 })
                 .collect(),

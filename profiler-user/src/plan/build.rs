@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use profiler_common::Capture;
-
-use super::captures::captures_of;
+use super::captures::Keys;
 use super::catalogue::{Catalogue, Match};
 use super::enter::Needs;
 use super::reasons::{missing, pattern, why_nothing};
@@ -77,7 +75,7 @@ pub(super) struct Working<'a> {
 /// One side of it: the drafts on it, and the words of its key.
 pub(super) struct Side {
     pub(super) drafts: Vec<usize>,
-    pub(super) key: Vec<Capture>,
+    pub(super) key: Keys,
 }
 
 /// A plan in the making.
@@ -239,19 +237,13 @@ impl<'a> Planner<'a> {
         selector: usize,
         decl: &HandoffDecl,
         end: &EndDecl,
-        key: &[Capture],
+        key: &Keys,
         side: &str,
     ) -> Vec<usize> {
         let wanted_by = format!("hand-off `{}` ({side})", decl.name);
         let mut drafts = self.usable(selector, &end.selector, &wanted_by, decl.line);
-        let mut needs = Needs::default();
-        if end.moment == Moment::Enter {
-            for word in key {
-                needs.add(*word);
-            }
-        }
         drafts.retain(|draft| {
-            let Some(why) = self.cannot_capture(*draft, needs, end.moment) else { return true };
+            let Some(why) = self.cannot_capture(*draft, key, end.moment) else { return true };
             let what = self.catalogue.drafts.get(*draft).map_or("?", |d| &*d.function.name);
             self.skipped.push(Skipped {
                 wanted_by: wanted_by.clone(),
@@ -270,7 +262,16 @@ impl<'a> Planner<'a> {
     }
 
     /// Why a key cannot be captured on this function; none if it can, on every copy.
-    fn cannot_capture(&self, draft: usize, needs: Needs, moment: Moment) -> Option<String> {
+    fn cannot_capture(&self, draft: usize, key: &Keys, moment: Moment) -> Option<String> {
+        let language = self.catalogue.drafts.get(draft)?.function.language;
+        let words = match key.on(language) {
+            Ok(words) => words,
+            Err(why) => return Some(why.to_owned()),
+        };
+        let mut needs = Needs::default();
+        if moment == Moment::Enter {
+            words.iter().for_each(|word| needs.add(*word));
+        }
         let at = |address| format!(" (copy at {address}); choose another function for this key");
         for (_, function, analysis) in self.catalogue.copies(draft) {
             let address = function.code.address;
@@ -288,8 +289,8 @@ impl<'a> Planner<'a> {
     }
 
     /// The words of one side's key.
-    fn key(&self, decl: &HandoffDecl, end: &EndDecl) -> Result<Vec<Capture>, PlanError> {
-        captures_of(end).map_err(|what| PlanError::BadKey {
+    fn key(&self, decl: &HandoffDecl, end: &EndDecl) -> Result<Keys, PlanError> {
+        Keys::of(end).map_err(|what| PlanError::BadKey {
             map: self.map.name.clone(),
             handoff: decl.name.to_string(),
             what,
@@ -297,11 +298,11 @@ impl<'a> Planner<'a> {
     }
 
     /// Lets the drafts of one side capture its key.
-    fn capture(&mut self, moment: Moment, drafts: &[usize], key: &[Capture]) {
+    fn capture(&mut self, moment: Moment, drafts: &[usize], key: &Keys) {
         for index in drafts {
             let Some(draft) = self.catalogue.drafts.get_mut(*index) else { continue };
             draft.wanted = true;
-            for word in key {
+            for word in key.on(draft.function.language).unwrap_or_default() {
                 draft.words_mut(moment).add(*word);
             }
         }

@@ -8,7 +8,7 @@ use super::captures::Words;
 use super::listing::Refused;
 use super::{CodeLookup, KernelForms};
 use crate::model::{Moment, VirtAddr};
-use crate::symbols::{Found, Function};
+use crate::symbols::{Found, Function, Language};
 use crate::target::ObjectId;
 
 /// A piece of code: one copy of a function, or of several that were folded into one.
@@ -19,7 +19,7 @@ pub(super) struct Unit<'a> {
     pub(super) draft: Option<usize>,
 }
 
-/// A probe in the making: a function by its name in its object, with all its copies.
+/// A probe in the making: a function by its name and language in its object, with all its copies.
 pub(super) struct Draft<'a> {
     pub(super) function: &'a Function,
     pub(super) units: Vec<usize>,
@@ -58,7 +58,7 @@ impl<'a> Catalogue<'a> {
         let mut units: Vec<Unit<'a>> = Vec::new();
         let mut drafts: Vec<Draft<'a>> = Vec::new();
         let mut unit_at: HashMap<Code, usize> = HashMap::new();
-        let mut draft_of: HashMap<(ObjectId, &'a str), usize> = HashMap::new();
+        let mut draft_of: HashMap<(ObjectId, Language, &'a str), usize> = HashMap::new();
         let mut matches = Vec::with_capacity(found.len());
         for found in found {
             let mut here: Vec<Match<'a>> = Vec::with_capacity(found.functions.len());
@@ -79,11 +79,11 @@ impl<'a> Catalogue<'a> {
                     draft.add_alias(&function.name, function.code.address);
                     continue;
                 }
-                let draft =
-                    *draft_of.entry((function.object, &*function.name)).or_insert_with(|| {
-                        drafts.push(Draft::of(function));
-                        drafts.len() - 1
-                    });
+                let name = (function.object, function.language, &*function.name);
+                let draft = *draft_of.entry(name).or_insert_with(|| {
+                    drafts.push(Draft::of(function));
+                    drafts.len() - 1
+                });
                 unit_ref.draft = Some(draft);
                 if let Some(draft) = drafts.get_mut(draft) {
                     draft.units.push(unit);
@@ -98,7 +98,8 @@ impl<'a> Catalogue<'a> {
         }
         for unit in &units {
             let Err(refused) = &unit.analysis else { continue };
-            let draft = draft_of.get(&(unit.function.object, &*unit.function.name));
+            let Function { object, language, name, .. } = unit.function;
+            let draft = draft_of.get(&(*object, *language, &**name));
             if let Some(draft) = draft.and_then(|draft| drafts.get_mut(*draft)) {
                 let address = unit.function.code.address;
                 draft.notes.push(format!("the copy at {address} is not probed: {refused}"));

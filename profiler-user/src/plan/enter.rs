@@ -9,6 +9,7 @@ use super::analyse::{Disassembler, SiteSpec};
 use super::exits::{Indirect, Leaves};
 use super::flow::{Depth, Flow, is_write};
 use super::listing::{Listing, Refused};
+use super::stack_check::{self, Start};
 use crate::model::VirtAddr;
 
 /// How far the line is walked: an enter further in would be seen noticeably late.
@@ -74,10 +75,14 @@ pub(super) fn enters(
     forms: KernelForms,
 ) -> Result<Enters, Refused> {
     let start = VirtAddr(listing.start());
-    if flow.target.first().copied().unwrap_or(true) {
+    if listing.is_go {
+        if let Start::Checked(jump) = stack_check::start(listing)? {
+            return behind_stack_check(listing, flow, jump, starts_another, forms);
+        }
+    } else if flow.target.first().copied().unwrap_or(true) {
         return Err(Refused::LoopAtStart(start));
     }
-    let line = Line::walk(listing, flow, starts_another, forms);
+    let line = Line::walk(listing, flow, None, starts_another, forms);
     let candidates: Vec<Candidate> = line
         .candidates
         .into_iter()
@@ -107,8 +112,28 @@ pub(super) fn enters(
     Ok(Enters { candidates })
 }
 
-/// The straight line from the start: up to and including the first branch, call or return, and
-/// not past a change of the stack pointer that is not known exactly.
+/// The one enter site of a Go function that checks its stack.
+fn behind_stack_check(
+    listing: &Listing<'_>,
+    flow: &Flow,
+    jump: usize,
+    starts_another: &dyn Fn(VirtAddr) -> bool,
+    forms: KernelForms,
+) -> Result<Enters, Refused> {
+    let line = Line::walk(listing, flow, Some(jump), starts_another, forms);
+    // Labels of tables lie behind the check: what leads to them has passed it.
+    let at_jump = line.candidates.into_iter().find(|(index, _)| *index == jump);
+    let Some((_, mut candidate)) = at_jump else {
+        let insn = listing.insns.get(jump).copied().unwrap_or_default();
+        let text = Disassembler::new().text(&insn);
+        return Err(Refused::NoProbeAtStackCheck { at: VirtAddr(insn.ip()), text });
+    };
+    candidate.site.restarts = true;
+    Ok(Enters { candidates: vec![candidate] })
+}
+
+/// The straight line from the start: up to and including the first branch, call or return, those of
+/// a stack check aside, and not past a change of the stack pointer that is not known exactly.
 struct Line {
     candidates: Vec<(usize, Candidate)>,
     /// The last instruction that makes the stack deeper.
@@ -116,9 +141,11 @@ struct Line {
 }
 
 impl Line {
+    /// `check`: the last conditional jump of the stack check, if there is one.
     fn walk(
         listing: &Listing<'_>,
         flow: &Flow,
+        check: Option<usize>,
         starts_another: &dyn Fn(VirtAddr) -> bool,
         forms: KernelForms,
     ) -> Self {
@@ -141,11 +168,19 @@ impl Line {
             }
             if let Some(cost) = forms.cost(bytes, index == 0) {
                 let insn = *insn;
-                let site =
-                    SiteSpec { address, offset, slot_offset, cost, keeps_frame_pointer, insn };
+                let site = SiteSpec {
+                    address,
+                    offset,
+                    slot_offset,
+                    cost,
+                    keeps_frame_pointer,
+                    restarts: false,
+                    insn,
+                };
                 line.candidates.push((index, Candidate { site, overwritten, wrote_memory }));
             }
-            if insn.flow_control() != FlowControl::Next {
+            let in_check = check.is_some_and(|last| index < last);
+            if insn.flow_control() != FlowControl::Next && !in_check {
                 break;
             }
             let after = depth.after(insn, &mut info);
@@ -174,7 +209,7 @@ fn overwritten_bit(register: Register) -> u16 {
 }
 
 /// The source that a register, or a part of it, is.
-fn source_of(register: Register) -> Option<Source> {
+pub(super) fn source_of(register: Register) -> Option<Source> {
     Some(match register.full_register() {
         Register::RDI => Source::Rdi,
         Register::RSI => Source::Rsi,

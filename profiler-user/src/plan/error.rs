@@ -76,8 +76,8 @@ pub enum PlanError {
     },
     /// The symbol map has a key that cannot be captured where it is asked for.
     #[error(
-        "symbol map `{map}`: hand-off `{handoff}`: {what}. Arguments 1–6 can be captured as the \
-         call begins, `ret` as it returns."
+        "symbol map `{map}`: hand-off `{handoff}`: {what}. Arguments 1–6 of C, C++ and Rust, \
+         words 1–9 of those of Go can be captured as the call begins, `ret` as it returns."
     )]
     BadKey {
         /// The symbol map.

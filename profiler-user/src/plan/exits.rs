@@ -89,7 +89,12 @@ pub(super) fn leaves(listing: &Listing<'_>, flow: &Flow, forms: KernelForms) -> 
             }
             _ => {}
         }
-        if falls_through(insn) && !is_call(insn) && listing.next(index).is_none() {
+        // Go's compiler puts a nop behind a last call, which does not return.
+        let pads = |before: &Instruction| {
+            listing.is_go && insn.mnemonic() == Mnemonic::Nop && is_call(before)
+        };
+        let padding = index.checked_sub(1).and_then(|at| listing.insns.get(at)).is_some_and(pads);
+        if falls_through(insn) && !is_call(insn) && listing.next(index).is_none() && !padding {
             leaves.runs_off.push(address);
         }
     }
@@ -115,6 +120,7 @@ impl Leaves {
             slot_offset: 0,
             cost,
             keeps_frame_pointer: false,
+            restarts: false,
             insn: *insn,
         };
         self.jumps.push((to, site));
@@ -136,6 +142,7 @@ impl Leaves {
                 slot_offset: 0,
                 cost: CostClass::SingleStepped,
                 keeps_frame_pointer: false,
+                restarts: false,
                 insn: *insn,
             }),
             _ => {
@@ -158,6 +165,11 @@ fn classify(
     // an `endbr64`.
     let notrack = listing.bytes_of(index).is_some_and(|(bytes, _)| bytes.first() == Some(&0x3e));
     if notrack || depth.is_some_and(|depth| depth != 0) || is_table_dispatch(listing, flow, index) {
+        return Indirect::Inside { depth };
+    }
+    // Where Go hands a frame on it is as at the entry, and the target is in a register or a method
+    // table; through an index it never is.
+    if listing.is_go && (depth.is_none() || insn.memory_index() != Register::None) {
         return Indirect::Inside { depth };
     }
     // A jump through a fixed place (a vtable, the GOT) is no table whatever the stack is.

@@ -111,6 +111,12 @@ impl Flow {
                 let stretch = from..to;
                 let before_junk = to == part.last && part.undecoded.is_some();
                 match reads_as(listing, stretch.clone(), before_junk) {
+                    // There it is the labels of a table.
+                    Reading::Code | Reading::Data if listing.is_go && !before_junk => {
+                        if let Some(live) = self.live.get_mut(stretch) {
+                            live.fill(true);
+                        }
+                    }
                     Reading::Code if can_be_entered => {
                         if let Some(live) = self.live.get_mut(stretch) {
                             live.fill(true);

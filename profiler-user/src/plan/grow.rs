@@ -15,7 +15,8 @@ pub struct GrowingPlan {
     known: FxHashMap<Place, Known>,
 }
 
-/// What makes a function the same one: the file it lies in, and where its enters are.
+/// What makes a function the same one: the file it lies in, and where its enters are, or what else is
+/// probed of it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Place {
     inode: Inode,

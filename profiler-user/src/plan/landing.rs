@@ -9,7 +9,7 @@
 use std::cell::OnceCell;
 use std::fmt;
 
-use iced_x86::{FlowControl, Instruction};
+use iced_x86::{Code, FlowControl, Instruction};
 use profiler_common::{CaptureProgram, Source};
 
 use super::flow::{Depth, Flow, depths};
@@ -209,6 +209,9 @@ pub enum Stop {
     /// It is still none of the cheap ones.
     #[error("is too far from the return")]
     TooFar,
+    /// It overwrites the register that says which goroutine this is.
+    #[error("overwrites r14, which says which goroutine it is")]
+    LosesGoroutine,
     /// It overwrites what was returned.
     #[error("overwrites it")]
     Overwrites,
@@ -263,6 +266,9 @@ impl<'a> Returns<'a> {
             return Err(NoLanding::Outside(address));
         };
         let at = VirtAddr(insn.ip());
+        if let Some(first) = self.behind_no_call(call, address) {
+            return Ok(first);
+        }
         if insn.next_ip() != address.0 || !is_near_call(insn) {
             return Err(NoLanding::NotBehindCall(address));
         }
@@ -273,6 +279,18 @@ impl<'a> Returns<'a> {
             return Err(NoLanding::MayBeData(at));
         }
         self.listing.next(call).filter(|&index| self.is_live(index)).ok_or(NoLanding::EndOfCode(at))
+    }
+
+    /// The instruction behind the first of `runtime.goexit`, a nop: to there a goroutine's first
+    /// function returns, as if that nop had called it (`newproc1` in `runtime/proc.go`).
+    fn behind_no_call(&self, nop: usize, address: VirtAddr) -> Option<usize> {
+        let insn = self.listing.insns.get(nop).filter(|_| self.listing.is_go && nop == 0)?;
+        let begins = insn.code() == Code::Nopd && insn.len() == 1 && insn.next_ip() == address.0;
+        let next = self.listing.next(nop).filter(|_| begins)?;
+        let calls = self.listing.insns.get(next).is_some_and(|insn| {
+            insn.flow_control() == FlowControl::Call && direct_target(insn).is_some()
+        });
+        calls.then_some(next)
     }
 
     /// Whether control may come to an instruction.

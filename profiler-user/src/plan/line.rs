@@ -105,12 +105,34 @@ impl Walk<'_> {
         if let Some(why) = stops(&insn) {
             return Some(End::Stops(self.stop_at(&insn, why)));
         }
+        match self.writes_goroutine(&insn) {
+            None => {}
+            // Behind a call of Go's older convention, which does not keep it, it is set anew.
+            Some(true) => self.point = None,
+            Some(false) => {
+                return Some(End::Stops(self.stop_at(&insn, Stop::LosesGoroutine)));
+            }
+        }
         self.stack = self.stack.after(&insn, &mut self.info);
         if self.stack.is_lost() {
             return Some(End::Stops(self.stop_at(&insn, Stop::UnknownStack)));
         }
         self.note_writes(&insn, needs);
         None
+    }
+
+    /// In Go code: whether an instruction writes the register that has the goroutine, and if so whether
+    /// it has it afterwards.
+    fn writes_goroutine(&mut self, insn: &Instruction) -> Option<bool> {
+        if !self.caller.listing.is_go {
+            return None;
+        }
+        let mut used = self.info.info(insn).used_registers().iter();
+        let writes = used.any(|used| {
+            is_write(used.access()) && used.register().full_register() == Register::R14
+        });
+        let loads = insn.code() == Code::Mov_r64_rm64 && insn.memory_segment() == Register::FS;
+        writes.then_some(loads)
     }
 
     fn site(

@@ -4,19 +4,13 @@
 use iced_x86::{Code, Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
 
 use crate::model::{FileOffset, VirtAddr};
-use crate::symbols::{CodePart, Function};
+use crate::symbols::{CodePart, Function, Language};
 
 /// Why a function's code cannot be read, or not be probed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refused {
     #[error("its symbol has no code")]
     Empty,
-    #[error(
-        "Go functions are not probed yet: a goroutine's stack moves and changes threads, so that \
-         neither its calls nor their ends can be told by the stack of a thread; C and C++ functions \
-         of the same program can"
-    )]
-    Go,
     #[error(
         "it was built by {0}, whose goroutines Qprof does not follow: of Go only functions that Go's \
          own toolchain compiled are foreseen"
@@ -34,6 +28,16 @@ pub(super) enum Refused {
          like several"
     )]
     LoopAtStart(VirtAddr),
+    #[error(
+        "the code at {0}, its start, checks the stack in a way that is not known: where the stack \
+         grows, one call would look like several"
+    )]
+    StackCheck(VirtAddr),
+    #[error(
+        "the conditional jump behind its stack check, at {at}, must not carry a probe here (`{text}`), \
+         and elsewhere one call would look like several where the stack grows"
+    )]
+    NoProbeAtStackCheck { at: VirtAddr, text: String },
     #[error(
         "its start is not where an instruction starts: it lies inside `{text}` at {at}, which \
          control comes to from {around}, and a probe would change that instruction (a broken symbol \
@@ -68,6 +72,8 @@ pub(super) struct Part<'a> {
 /// A function's instructions: those of its code first, then those of each cold part.
 #[derive(Debug)]
 pub(super) struct Listing<'a> {
+    /// Go's own compiler and assembler made it. They put no data among code, and pad with `int3`.
+    pub(super) is_go: bool,
     pub(super) parts: Vec<Part<'a>>,
     pub(super) insns: Vec<Instruction>,
 }
@@ -80,7 +86,11 @@ impl<'a> Listing<'a> {
             .cold
             .iter()
             .fold(function.code.bytes.len(), |sum, part| sum.saturating_add(part.bytes.len()));
-        let mut listing = Self { parts: Vec::new(), insns: Vec::with_capacity(size / 4) };
+        let mut listing = Self {
+            is_go: function.language == Language::Go,
+            parts: Vec::new(),
+            insns: Vec::with_capacity(size / 4),
+        };
         for code in std::iter::once(&function.code).chain(&function.cold) {
             listing.add(code)?;
         }

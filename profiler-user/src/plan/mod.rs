@@ -18,7 +18,7 @@
 //! 7. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
 //! 8. `recorded`: which calls are recorded one by one.
 //! 9. `costs`, `predict`: what all that will cost the target; `price`: what it has cost.
-//! 8. `silent`: what is probed besides; `grow`: one numbering for the plans of a whole run.
+//! 10. `stack_check`: how Go functions start; `go_runtime`: what Go's runtime tells of goroutines.
 #![forbid(unsafe_code)]
 
 mod analyse;
@@ -34,6 +34,7 @@ mod exit_sites;
 mod exits;
 mod flow;
 mod form;
+mod go_runtime;
 mod grow;
 mod kernel_forms;
 mod landing;
@@ -45,6 +46,7 @@ mod probe_plan;
 mod reasons;
 mod recorded;
 mod silent;
+mod stack_check;
 mod start;
 mod tails;
 
@@ -60,6 +62,7 @@ pub use callers::{CallScan, Candidates, Predicted, predict};
 pub use costs::{Costs, EventWords, Kernel};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
+pub use go_runtime::{GoPlace, add_go_runtime, go_runtime};
 pub use grow::GrowingPlan;
 pub use kernel_forms::{FormKind, KernelForms};
 pub use landing::{

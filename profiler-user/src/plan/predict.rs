@@ -39,7 +39,9 @@ impl CallCost {
     /// Of a probe whose calls end like that.
     #[must_use]
     pub fn of(probe: &PlannedProbe, costs: &Costs, ends: Ends) -> Self {
-        let enter_ns = dearest_ns(probe, Role::Enter, costs);
+        // No probe has both.
+        let enter_ns =
+            dearest_ns(probe, Role::Enter, costs).max(dearest_ns(probe, Role::GoRuntime, costs));
         let early_exit_ns = dearest_ns(probe, Role::Ret, costs);
         if early_exit_ns == 0 {
             return Self { enter_ns, ..Self::default() };
@@ -91,8 +93,10 @@ pub fn call_costs(
 pub fn dearest_ns(probe: &PlannedProbe, role: Role, costs: &Costs) -> u64 {
     let sites = probe.sites.iter().filter(|site| site.role == role);
     let ns = sites.map(|site| match role {
-        Role::Enter | Role::GoEnter => costs.event_ns(site.cost, probe.at_enter.len),
-        Role::Ret | Role::Landing | Role::GoRuntime => costs.exit_ns(site.cost, probe.at_ret.len),
+        Role::Enter | Role::GoEnter | Role::GoRuntime => {
+            costs.event_ns(site.cost, probe.at_enter.len)
+        }
+        Role::Ret | Role::Landing => costs.exit_ns(site.cost, probe.at_ret.len),
     });
     ns.max().unwrap_or(0)
 }

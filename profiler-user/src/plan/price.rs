@@ -28,6 +28,7 @@ impl Price {
             sites.map(|site| site.cost).max().map_or(0.0, |class| costs.trap_of(class))
         };
         Self {
+            // What the runtime of Go tells is counted as an enter, and no probe has both.
             enter: dearest(&[Role::Enter, Role::GoRuntime]),
             entered: costs.event_of(probe.at_enter.len),
             exit: dearest(&[Role::Ret]),

@@ -12,7 +12,7 @@ use crate::model::Watches;
 use crate::plan::{CallCost, LandingSite, Predicted, ProbePlan, Return, ReturnNeeds, Site, Up};
 use crate::target::MappedObject;
 
-use profiler_common::ProbeId;
+use profiler_common::{Cookie, LaneKind, ProbeId};
 
 pub(super) fn write(
     prepared: &Prepared,
@@ -43,6 +43,8 @@ struct ProbeReport<'a> {
     function: &'a str,
     object: String,
     path: String,
+    /// What its calls are made on: `thread`, `goroutine`.
+    lane: &'static str,
     copies: usize,
     sites: Vec<SiteReport<'a>>,
     cost: CostReport,
@@ -99,6 +101,8 @@ struct SiteReport<'a> {
     address: u64,
     offset: u64,
     slot_offset: i32,
+    /// A jump back to the start of the function where the stack is to grow: taken, it is no call.
+    restarts: bool,
     instruction: &'a str,
 }
 
@@ -172,6 +176,10 @@ impl<'a> Report<'a> {
                 function: &probe.function,
                 object: object.map_or_else(String::new, MappedObject::file_name),
                 path: object.map_or_else(String::new, |o| o.path.display().to_string()),
+                lane: match probe.lane() {
+                    LaneKind::Thread => "thread",
+                    LaneKind::Goroutine => "goroutine",
+                },
                 copies: probe.copies,
                 sites: probe.sites.iter().map(SiteReport::new).collect(),
                 cost: CostReport::new(costing, probe.id.index()),
@@ -239,6 +247,7 @@ impl<'a> SiteReport<'a> {
             address: site.address.0,
             offset: site.offset.0,
             slot_offset: site.slot_offset,
+            restarts: site.flags & Cookie::RESTARTS != 0,
             instruction: &site.instruction,
         }
     }

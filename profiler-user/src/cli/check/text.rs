@@ -101,8 +101,10 @@ fn print_probe(
     costing: &Costing,
     out: &mut impl Write,
 ) -> io::Result<()> {
+    let of_runtime = probe.sites.iter().any(|site| site.role == Role::GoRuntime);
     let role = match (&probe.span, watches(plan, probe)) {
         (Some(span), _) => span,
+        (None, _) if of_runtime => "(Go runtime)",
         (None, Watches::Calls) => "(hand-off)",
         (None, Watches::Unwinding | Watches::Jumping) => "(witness)",
         (None, Watches::Loading) => "(loader)",
@@ -114,10 +116,15 @@ fn print_probe(
     writeln!(out, "  in {object}{copies}")?;
     cost::line(costing, probe.id, out)?;
     let of_role = |role| probe.sites.iter().filter(move |site| site.role == role);
-    for site in of_role(Role::Enter).take(SHOWN) {
-        site_line(out, "enter", site.address, site.cost, &site.instruction)?;
+    for (role, word) in [(Role::Enter, "enter"), (Role::GoRuntime, "runs")] {
+        for site in of_role(role).take(SHOWN) {
+            let restarts = site.flags & Cookie::RESTARTS != 0;
+            let taken = if restarts { ", taken where the stack is to grow: no call" } else { "" };
+            let instruction = format!("{}{taken}", site.instruction);
+            site_line(out, word, site.address, site.cost, &instruction)?;
+        }
+        and_more(out, of_role(role).count())?;
     }
-    and_more(out, of_role(Role::Enter).count())?;
     if let Some(endings) = endings {
         print_endings(endings, out)?;
     }
