@@ -11,6 +11,8 @@ mod find;
 mod foreign;
 mod header;
 mod record;
+mod shape;
+pub mod types;
 #[cfg(test)]
 mod tests;
 
