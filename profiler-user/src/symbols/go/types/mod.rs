@@ -28,16 +28,17 @@ use std::sync::OnceLock;
 
 use self::module::{Layout, Types};
 use self::region::{At, Region};
-use super::header::Header;
+use super::find::Module;
+use super::header::{Format, Header};
 use super::{find, header};
 use crate::symbols::SymbolError;
 use crate::symbols::elf::Elf;
-use crate::target::GoVersion;
+use crate::target::go::GoVersion;
 
 pub use self::context::{ContextParent, ContextSource, ContextType};
+pub use self::kind::Kind;
 pub use self::registers::{Part, Place, Register};
 pub use self::signature::{Signature, Value};
-pub use self::kind::Kind;
 pub use self::ty::{Field, InterfaceMethod, Method, Type};
 
 /// Why the types of a Go program are not known.
@@ -89,18 +90,8 @@ impl GoTypes {
     }
 
     pub(in crate::symbols) fn of(elf: &Elf) -> Result<Self, SymbolError> {
-        let broken = |why: Wrong| elf.broken(why.to_string());
-        let place = find::table(elf)?.ok_or_else(|| broken(Wrong::NoGo))?;
-        let head = elf.read(place.offset, place.size.min(header::SIZE as u64))?;
-        let header = Header::read(&head, place.size);
-        let header = header.map_err(|why| elf.broken(why.to_string()))?;
-        if header.format == header::Format::Go116 {
-            return Err(broken(Wrong::Old));
-        }
-        let (first, end) = find::bounds(elf, place, &header)?;
-        let module = find::module(elf, place, &header, first, end)?;
-        let module = module.ok_or_else(|| broken(Wrong::NoModule))?;
-        let types = Types::read(elf, &module, header.format)?;
+        let (module, format) = module(elf)?;
+        let types = Types::read(elf, &module, format)?;
         let version = super::build_info::version(elf).and_then(|text| text.parse().ok());
         Ok(Self {
             map_size: map_size(types.layout, version.as_ref()),
@@ -143,6 +134,27 @@ impl GoTypes {
     fn places(&self) -> &[At] {
         self.all.get_or_init(|| walk::all(self))
     }
+}
+
+/// Finds the `moduledata` of a Go program.
+fn module(elf: &Elf) -> Result<(Module, Format), SymbolError> {
+    let broken = |why: Wrong| elf.broken(why.to_string());
+    let place = find::table(elf)?.ok_or_else(|| broken(Wrong::NoGo))?;
+    let head = elf.read(place.offset, place.size.min(header::SIZE as u64))?;
+    let header = Header::read(&head, place.size);
+    let header = header.map_err(|why| elf.broken(why.to_string()))?;
+    if header.format == Format::Go116 {
+        return Err(broken(Wrong::Old));
+    }
+    let (first, end) = find::bounds(elf, place, &header)?;
+    let module = find::module(elf, place, &header, first, end)?;
+    Ok((module.ok_or_else(|| broken(Wrong::NoModule))?, header.format))
+}
+
+/// The address that offsets of functions' data count from (`go:func.*`).
+pub(super) fn function_data(elf: &Elf) -> Result<Option<u64>, SymbolError> {
+    let (module, format) = module(elf)?;
+    Ok(module::function_data(elf, &module, format))
 }
 
 /// `sizeof internal/abi.MapType`: with Go 1.24 the maps changed, which could be declined up to 1.25.

@@ -33,7 +33,7 @@ pub(super) enum Layout {
 
 /// Where the first types are found, from which all others can be reached.
 #[derive(Debug)]
-pub(super) enum Roots {
+enum Roots {
     /// Some types, up to Go 1.26: a slice of offsets, and one of addresses of itabs.
     Listed { types: (u64, u64), itabs: (u64, u64) },
     /// All types, from the first place to the second.
@@ -45,12 +45,12 @@ pub(super) enum Roots {
 pub(super) struct Types {
     pub(super) layout: Layout,
     pub(super) region: Region,
+    /// Some types, from which the others can be reached.
     pub(super) roots: Vec<At>,
+    /// Since Go 1.27: all types, from the first place to the second.
     pub(super) contiguous: Option<(At, At)>,
     /// The address that offsets of code count from.
     pub(super) text: u64,
-    /// The address that offsets of a function's data count from (`go:func.*`).
-    pub(super) function_data: u64,
 }
 
 /// What `moduledata` says.
@@ -76,9 +76,13 @@ impl Types {
             }
             Roots::Contiguous(from, to) => (Vec::new(), Some((from, to))),
         };
-        let (layout, function_data) = (found.layout, found.function_data);
-        Ok(Self { layout, region, roots, contiguous, text: module.text(), function_data })
+        Ok(Self { layout: found.layout, region, roots, contiguous, text: module.text() })
     }
+}
+
+/// The address that offsets of functions' data count from.
+pub(super) fn function_data(elf: &Elf, module: &Module, format: Format) -> Option<u64> {
+    find(elf, module, format).map(|found| found.function_data)
 }
 
 fn find(elf: &Elf, module: &Module, format: Format) -> Option<Found> {

@@ -14,7 +14,8 @@ impl Names {
             let (star, named) = pointed_at(one);
             let name = named.name()?;
             let package = named.package();
-            let parts = [star, package.unwrap_or_default(), if package.is_some() { "." } else { "" }];
+            let parts =
+                [star, package.unwrap_or_default(), if package.is_some() { "." } else { "" }];
             Some((hash(parts.into_iter().chain([name])), one.at))
         });
         let mut all: Vec<(u32, At)> = named.collect();
@@ -73,7 +74,7 @@ fn is_called(one: Type<'_>, name: &str) -> bool {
 
 /// Fowler, Noll, Vo: the same whatever parts a name comes in.
 fn hash<'a>(parts: impl Iterator<Item = &'a str>) -> u32 {
-    parts.flat_map(str::bytes).fold(0x811c_9dc5, |hash: u32, byte| {
-        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
-    })
+    parts
+        .flat_map(str::bytes)
+        .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }

@@ -253,7 +253,7 @@ impl<'a> Type<'a> {
         let at = list.first + index * list.size;
         let region = &self.types.region;
         // A method that nobody calls has 0 there, or −1.
-        let offset = |into| region.int(at, into).filter(|at| !matches!(at, 0 | u32::MAX));
+        let offset = |into| region.int(at, into).filter(|at| !matches!(*at, 0 | u32::MAX));
         let code = |into| Some(self.types.text.wrapping_add(u64::from(offset(into)?)));
         Some(Method {
             name: region.name_by_offset(at, 0)?.text,
@@ -294,9 +294,10 @@ impl<'a> Type<'a> {
         let uncommon = if self.has(UNCOMMON) { UNCOMMON_SIZE } else { 0 };
         let size = |list: List| list.count.checked_mul(list.size);
         let methods = size(self.method_list().unwrap_or_default())?;
-        let parts = self.child_lists().into_iter().try_fold(methods, |sum, list| {
-            sum.checked_add(size(list)?)
-        })?;
+        let parts = self
+            .child_lists()
+            .into_iter()
+            .try_fold(methods, |sum, list| sum.checked_add(size(list)?))?;
         parts.checked_add(self.own_size() + uncommon)
     }
 
