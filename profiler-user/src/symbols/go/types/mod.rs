@@ -66,7 +66,6 @@ enum Wrong {
 #[derive(Debug)]
 pub struct GoTypes {
     region: Region,
-    layout: Layout,
     /// What a map's type takes, bytes.
     map_size: u32,
     roots: Vec<At>,
@@ -97,7 +96,6 @@ impl GoTypes {
             map_size: map_size(types.layout, version.as_ref()),
             packs_offsets: packs_offsets(types.layout, version.as_ref()),
             region: types.region,
-            layout: types.layout,
             roots: types.roots,
             contiguous: types.contiguous,
             text: types.text,

@@ -197,6 +197,16 @@ impl<'a> Type<'a> {
         if self.kind == Kind::Array { self.types.region.word(self.at, LENGTH) } else { None }
     }
 
+    /// What its descriptor names besides its parts: the slice that is made of an array, the struct
+    /// that a map's entries lie in.
+    pub(super) fn companion(self) -> Option<Self> {
+        match self.kind {
+            Kind::Array => self.child(ELEM + POINTER_SIZE),
+            Kind::Map => self.child(ELEM + 2 * POINTER_SIZE),
+            _ => None,
+        }
+    }
+
     /// The fields of a struct, in their order; what is broken is left out.
     pub fn fields(self) -> impl Iterator<Item = Field<'a>> {
         let region = &self.types.region;

@@ -82,6 +82,7 @@ impl<'a> Walk<'a> {
             self.left = left;
             self.meet(one.elem());
             self.meet(one.told_pointer());
+            self.meet(one.companion());
             match one.kind() {
                 Kind::Map => self.meet(one.key()),
                 Kind::Struct => one.fields().for_each(|field| self.meet(Some(field.ty))),
