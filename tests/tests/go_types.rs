@@ -8,11 +8,13 @@ use anyhow::{Context as _, Result, ensure};
 use profiler_tests::environment::scratch;
 use profiler_tests::go_dwarf::{self, Parameter, Told, ToldPlace};
 use profiler_tests::golang::{build, build_by};
+use profiler_tests::jaeger::Jaeger;
 use profiler_tests::process::run;
 use profiler_tests::timeout::PATIENCE;
+use qprof::config::{Select, Selector};
 use qprof::model::VirtAddr;
 use qprof::symbols::SymbolSet;
-use qprof::symbols::go_types::{GoTypes, Kind, Place, Register, Type, Value};
+use qprof::symbols::go_types::{ContextParent, ContextSource, GoTypes, Kind, Place, Register, Type, Value};
 use qprof::target::ObjectId;
 
 const EXECUTABLE: ObjectId = ObjectId(0);
@@ -20,8 +22,8 @@ const MODULE: &str = "signatures";
 const WITH_DWARF: &str = "-ldflags=-compressdwarf=false";
 const STRIPPED: &str = "-ldflags=-s -w";
 const EXTERNAL: &str = "-ldflags=-s -w -linkmode=external";
-/// The first whose types are read, the last before maps changed, and one of each layout between.
-const OLD: [&str; 2] = ["1.18.10", "1.21.13"];
+/// The first whose types are read, one of the middle, and the one that laid them out anew.
+const OTHERS: [&str; 3] = ["1.18.10", "1.21.13", "1.27.4"];
 
 fn stripped(program: &Path) -> Result<PathBuf> {
     let copy = scratch("stripped")?.join("program");
@@ -191,7 +193,7 @@ fn check(what: &str, program: &Path) -> Result<()> {
 #[test]
 fn parameters_are_what_and_where_the_compiler_says() -> Result<()> {
     check("this Go", &build(MODULE, false, &[WITH_DWARF])?)?;
-    for release in OLD {
+    for release in OTHERS {
         check(release, &build_by(release, MODULE, false, &[WITH_DWARF])?)?;
     }
     Ok(())
@@ -250,6 +252,29 @@ fn agrees_with_itself(program: &Path) -> Result<()> {
         }
     }
     ensure!(known > 10 && seen > 20, "{said}");
+    sources(program, &types)
+}
+
+/// Where functions of the program find their contexts.
+fn sources(program: &Path, types: &GoTypes) -> Result<()> {
+    let symbols = SymbolSet::of_file(program);
+    for (function, register, deref_offset) in [
+        // A field of what the receiver points at, also of what is embedded there.
+        ("shapes.(*Job).Run", 0, Some(8)),
+        ("shapes.(*Task).Step", 0, Some(24)),
+        // A parameter comes before a field; a receiver may be a struct in registers.
+        ("shapes.(*Job).With", 2, None),
+        ("shapes.Job.Copy", 1, None),
+    ] {
+        let select = Select::Function(function.to_owned());
+        let found = symbols.find(&Selector { select, object: None }, 1)?.functions;
+        let found = found.first().with_context(|| format!("no {function}"))?;
+        let signature = types.signature(found.code.address.0, &found.linkage);
+        let signature = signature.with_context(|| format!("{function} takes what?"))?;
+        let expected = Some(ContextSource { register, deref_offset });
+        let source = types.context_source(&signature);
+        ensure!(source == expected, "{function}: {source:?}, {signature:?}");
+    }
     Ok(())
 }
 
@@ -268,9 +293,76 @@ fn types_of_stripped_programs_are_what_they_themselves_say() -> Result<()> {
             agrees_with_itself(&program).with_context(|| format!("{cgo} {flags:?}"))?;
         }
     }
-    for release in OLD {
+    for release in OTHERS {
         let program = stripped(&build_by(release, MODULE, false, &[WITH_DWARF])?)?;
         agrees_with_itself(&program).context(release)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn contexts_of_a_stripped_server_are_followed() -> Result<()> {
+    let symbols = SymbolSet::of_file(&Jaeger::program()?);
+    let types = symbols.go_types(EXECUTABLE)?;
+    let contexts = types.contexts();
+    for (name, pointer, offset) in [
+        ("*context.valueCtx", None, 0),
+        ("*context.cancelCtx", None, 0),
+        ("*context.timerCtx", None, 0),
+        ("*context.afterFuncCtx", None, 0),
+        ("context.withoutCancelCtx", None, 0),
+    ] {
+        let ty = types.named(name).with_context(|| format!("no {name}"))?;
+        let found = contexts.iter().find(|one| one.ty == ty);
+        let parent = found.with_context(|| format!("{name} has no parent"))?.parent;
+        ensure!(parent == ContextParent { pointer, offset }, "{name}: {parent:?}");
+    }
+    for name in ["context.backgroundCtx", "context.todoCtx", "*context.emptyCtx"] {
+        ensure!(!contexts.iter().any(|one| Some(one.ty) == types.named(name)), "{name}");
+    }
+    let field = |ty: &str, name: &str| {
+        let field = types.named(ty).and_then(|ty| ty.field(name));
+        field.map(|field| field.offset).with_context(|| format!("no {name} in {ty}"))
+    };
+    ensure!(field("context.valueCtx", "key")? == 16 && field("context.valueCtx", "val")? == 32);
+    ensure!(types.named("google.golang.org/grpc/metadata.mdIncomingKey").is_some());
+    let request = Some(field("net/http.Request", "ctx")?);
+    for (function, register, deref_offset) in [
+        // The request is the third of its arguments: mux, writer of two words, request.
+        ("net/http.(*ServeMux).ServeHTTP", 3, request),
+        // The receiver comes first, then the context.
+        ("net.(*Dialer).DialContext", 1, None),
+        ("net.(*Resolver).lookupIPAddr", 1, None),
+    ] {
+        let select = Select::Function(function.to_owned());
+        let found = symbols.find(&Selector { select, object: None }, 1)?.functions;
+        let found = found.first().with_context(|| format!("no {function}"))?;
+        let signature = types.signature(found.code.address.0, &found.linkage);
+        let signature = signature.with_context(|| format!("{function} takes what?"))?;
+        let source = types.context_source(&signature);
+        let expected = Some(ContextSource { register, deref_offset });
+        ensure!(source == expected, "{function}: {source:?}, {signature:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn shapes_of_arguments_are_those_that_tracebacks_show() -> Result<()> {
+    let symbols = SymbolSet::of_file(&build(MODULE, false, &[STRIPPED])?);
+    for (function, expected) in [
+        ("shapes.(*Server).Plain", "8 {8,8} 8"),
+        ("shapes.(*Server).Spill", "8 {8,8,8} {8,8,8} {8,8,…} …"),
+        ("shapes.Small.ByValue", "{4,{8,8}} {{4,{8,8}},{8,8,4},8} …"),
+        ("shapes.contextOf", "{8,8} 8"),
+    ] {
+        let select = Select::Function(function.to_owned());
+        let found = symbols.find(&Selector { select, object: None }, 1)?.functions;
+        let found = found.first().with_context(|| format!("no {function}"))?;
+        let shape = symbols.argument_shape(EXECUTABLE, found.code.address);
+        let shape = shape.map(|shape| shape.to_string()).unwrap_or_default();
+        ensure!(shape == expected, "{function}: {shape}");
+        let inside = VirtAddr(found.code.address.0 + 1);
+        ensure!(symbols.argument_shape(EXECUTABLE, inside).is_none());
     }
     Ok(())
 }

@@ -30,7 +30,7 @@ pub struct ContextParent {
 /// Where a function finds a context when it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContextSource {
-    /// The number of the register in the order of ABIInternal, from 0 for rax.
+    /// The number of the register in the order of `ABIInternal`, from 0 for rax.
     pub register: u8,
     /// None: the register has the itab, the next one the data word. Otherwise it points at a
     /// struct in which both words are, so many bytes from its start.

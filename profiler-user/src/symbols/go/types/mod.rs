@@ -161,9 +161,8 @@ fn map_size(layout: Layout, version: Option<&GoVersion>) -> u32 {
         version.minor >= 24 && !version.experiments.iter().any(|one| one == "noswissmap")
     };
     match layout {
-        Layout::Go118 => 88,
         Layout::Go120 if version.is_some_and(swiss) => 112,
-        Layout::Go120 => 88,
+        Layout::Go118 | Layout::Go120 => 88,
         Layout::Go126 => 112,
         Layout::Go127 => 136,
     }

@@ -123,7 +123,7 @@ fn contiguous(elf: &Elf, module: &Module) -> Option<Found> {
 }
 
 fn is_range(elf: &Elf, start: u64, end: u64) -> bool {
-    let size = end.checked_sub(start).unwrap_or_default();
+    let size = end.saturating_sub(start);
     (SMALLEST..=LARGEST).contains(&size) && start.is_multiple_of(8) && is_there(elf, start, size)
 }
 

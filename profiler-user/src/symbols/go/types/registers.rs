@@ -1,4 +1,4 @@
-//! Where values are when a function is called and when it returns: Go's ABIInternal on x86-64.
+//! Where values are when a function is called and when it returns: Go's `ABIInternal` on x86-64.
 //!
 //! The rules are those of `cmd/compile/abi-internal.md`, since Go 1.17: each value goes whole into
 //! registers, field by field, or whole onto the stack.
@@ -9,10 +9,12 @@ use super::{Kind, Type};
 
 const INTEGERS: [&str; 9] = ["rax", "rbx", "rcx", "rdi", "rsi", "r8", "r9", "r10", "r11"];
 const FLOATS: u8 = 15;
-/// A value that goes into registers has fewer fields and nesting than so many.
+/// No honest type is nested deeper, or has more fields in all that are looked at before there are
+/// no registers left.
+const DEEPEST: u32 = 64;
 const STEPS: u32 = 4096;
 
-/// A register, by its number in the order of ABIInternal.
+/// A register, by its number in the order of `ABIInternal`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Register {
     /// rax, rbx, rcx, rdi, rsi, r8, r9, r10, r11.
@@ -74,7 +76,7 @@ impl Places {
         }
         let mut taken =
             Taken { integers: self.integers, floats: self.floats, parts: Vec::new(), left: STEPS };
-        match taken.take(one, 0) {
+        match taken.take(one, 0, DEEPEST) {
             Fit::Yes => {
                 (self.integers, self.floats) = (taken.integers, taken.floats);
                 Some(Place::Registers(taken.parts))
@@ -106,8 +108,10 @@ struct Taken {
 }
 
 impl Taken {
-    fn take(&mut self, one: Type<'_>, offset: u64) -> Fit {
-        let Some(left) = self.left.checked_sub(1) else { return Fit::Broken };
+    fn take(&mut self, one: Type<'_>, offset: u64, depth: u32) -> Fit {
+        let Some(left) = self.left.checked_sub(1).filter(|_| depth > 0) else {
+            return Fit::Broken;
+        };
         self.left = left;
         let size = one.size();
         match one.kind() {
@@ -117,7 +121,7 @@ impl Taken {
             Kind::Slice => self.integers(offset, 8, 3),
             Kind::Array => match (one.length(), one.elem()) {
                 (Some(0), _) => Fit::Yes,
-                (Some(1), Some(elem)) => self.take(elem, offset),
+                (Some(1), Some(elem)) => self.take(elem, offset, depth - 1),
                 (Some(_), _) => Fit::No,
                 (None, _) => Fit::Broken,
             },
@@ -125,7 +129,7 @@ impl Taken {
                 let mut fields = 0;
                 for field in one.fields() {
                     fields += 1;
-                    match self.take(field.ty, offset.wrapping_add(field.offset)) {
+                    match self.take(field.ty, offset.wrapping_add(field.offset), depth - 1) {
                         Fit::Yes => {}
                         other => return other,
                     }
@@ -143,7 +147,11 @@ impl Taken {
         }
         for index in 0..count {
             let register = Register::Integer(self.integers);
-            self.parts.push(Part { offset: offset + u64::from(index) * size, size, register });
+            self.parts.push(Part {
+                offset: offset.wrapping_add(u64::from(index) * size),
+                size,
+                register,
+            });
             self.integers += 1;
         }
         Fit::Yes
@@ -155,7 +163,11 @@ impl Taken {
         }
         for index in 0..count {
             let register = Register::Float(self.floats);
-            self.parts.push(Part { offset: offset + u64::from(index) * size, size, register });
+            self.parts.push(Part {
+                offset: offset.wrapping_add(u64::from(index) * size),
+                size,
+                register,
+            });
             self.floats += 1;
         }
         Fit::Yes

@@ -105,15 +105,12 @@ impl GoTypes {
         let path = linkage.rfind('/').map_or(0, |slash| slash + 1);
         let (package, function) = linkage.get(path..)?.split_once('.')?;
         let package = linkage.get(..path + package.len())?;
-        let (star, name, method) = match function.strip_prefix("(*") {
-            Some(rest) => {
-                let (name, method) = rest.split_once(").")?;
-                ("*", name, method)
-            }
-            None => {
-                let (name, method) = function.split_once('.')?;
-                ("", name, method)
-            }
+        let (star, name, method) = if let Some(rest) = function.strip_prefix("(*") {
+            let (name, method) = rest.split_once(").")?;
+            ("*", name, method)
+        } else {
+            let (name, method) = function.split_once('.')?;
+            ("", name, method)
         };
         // Closures in it are `.func1`, its bound values `-fm`; type arguments are not told apart.
         if method.contains(['.', '-', '[']) || name.contains('[') {
