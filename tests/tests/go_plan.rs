@@ -42,8 +42,7 @@ fn plan(path: &Path, functions: &[Function]) -> Result<ProbePlan> {
     let forms = KernelForms::default();
     let mut plan = plan_of(&map, &target, &found, &lookup, forms)?;
     for (place, selects) in go_runtime() {
-        let found: Vec<_> =
-            selects.iter().flat_map(|select| symbols.everywhere(select)).collect();
+        let found: Vec<_> = selects.iter().flat_map(|select| symbols.everywhere(select)).collect();
         add_go_runtime(&mut plan, &target, place, &found, forms);
     }
     Ok(plan)
@@ -63,9 +62,10 @@ fn check_enters(path: &Path, functions: &[Function]) -> Result<()> {
     let mut others = Vec::new();
     for some in functions.chunks(AT_ONCE) {
         let plan = plan(path, some)?;
-        let calls = plan.probes.iter().filter(|probe| {
-            probe.sites.iter().any(|site| site.role == Role::Enter)
-        });
+        let calls = plan
+            .probes
+            .iter()
+            .filter(|probe| probe.sites.iter().any(|site| site.role == Role::Enter));
         for probe in calls.clone() {
             ensure!(probe.lane() == LaneKind::Goroutine, "on no goroutine: {probe:#?}");
             let go = probe.sites.iter().all(|site| site.flags & Cookie::GO != 0);

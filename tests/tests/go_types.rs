@@ -14,7 +14,9 @@ use profiler_tests::timeout::PATIENCE;
 use qprof::config::{Select, Selector};
 use qprof::model::VirtAddr;
 use qprof::symbols::SymbolSet;
-use qprof::symbols::go_types::{ContextParent, ContextSource, GoTypes, Kind, Place, Register, Type, Value};
+use qprof::symbols::go_types::{
+    ContextParent, ContextSource, GoTypes, Kind, Place, Register, Type, Value,
+};
 use qprof::target::ObjectId;
 
 const EXECUTABLE: ObjectId = ObjectId(0);

@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::fitting::fit;
 use super::foresee::{DirectCalls, direct_calls, foresee};
+use super::go_context::GoContexts;
 use crate::config::{self, Known, Library, MapError, MapOrigin, Selector, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
 use crate::plan::{self, GoPlan, KernelForms, PlanError, PlannedProbe, ProbePlan};
@@ -302,7 +303,7 @@ fn assemble(
     let mut plan = plan::build(map, target, found, &lookup, forms)?;
     // Before the symbols of all other objects are read: both take memory, this only for a moment.
     add_sources(&mut plan, symbols);
-    plan.go = go_plan(&plan, target, search)?;
+    follow_goroutines(&mut plan, map, target, symbols, search)?;
     add_silent(&mut plan, target, symbols, forms, |_| true);
     add_go_runtime(&mut plan, target, symbols, forms);
     let calls = direct_calls(&plan, symbols);
@@ -310,17 +311,28 @@ fn assemble(
     Ok((plan, calls))
 }
 
-/// What the kernel side must know of the Go program whose functions are probed, if some are.
-fn go_plan(
-    plan: &ProbePlan,
+/// Where functions in Go are probed: what the kernel side must know of the program.
+fn follow_goroutines(
+    plan: &mut ProbePlan,
+    map: &SymbolMap,
     target: &Target,
+    symbols: &SymbolSet,
     search: &Search,
-) -> Result<Option<GoPlan>, PrepareError> {
+) -> Result<(), PrepareError> {
     let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
     let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
-    let Some(object) = object else { return Ok(None) };
-    let runtime = go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
-    Ok(Some(GoPlan { runtime, contexts: Vec::new() }))
+    let Some(object) = object else { return Ok(()) };
+    let (runtime, moved) =
+        go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
+    let contexts = GoContexts::read(&object.open_path);
+    let of_types = |probe: &PlannedProbe| contexts.as_ref()?.of(probe, symbols);
+    plan::add_contexts(plan, &mut |probe| {
+        plan::declared_context(map, probe).or_else(|| of_types(probe))
+    });
+    plan::record_outside_of_traces(plan);
+    let contexts = contexts.as_ref().map(|contexts| contexts.parents(moved)).unwrap_or_default();
+    plan.go = Some(GoPlan { runtime, contexts });
+    Ok(())
 }
 
 fn add_silent(

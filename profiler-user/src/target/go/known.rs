@@ -114,7 +114,8 @@ fn known_from(version: &str, known: &KnownGo) -> String {
     words
 }
 
-/// What the kernel side must know of the program of a process, held against its memory.
+/// What the kernel side must know of the program of a process, held against its memory; and how far from
+/// where its file says it was loaded, bytes.
 ///
 /// # Errors
 /// [`GoError`] if it cannot be known, or is not so.
@@ -122,7 +123,7 @@ pub fn go_runtime(
     pid: Pid,
     program: &Path,
     offsets_from: Option<&Path>,
-) -> Result<GoRuntime, GoError> {
+) -> Result<(GoRuntime, u64), GoError> {
     let program = GoProgram::read(program).map_err(|source| GoError::Program { pid, source })?;
     let (facts, _) = facts_of(pid, &program.version, offsets_from)?;
     let slot = match &program.tls {
@@ -141,14 +142,16 @@ pub fn go_runtime(
         Some(_) => (facts.g.panic, facts.panic.sp),
         None => (facts.g.sigcode0, GoRuntime::NONE),
     };
-    Ok(GoRuntime {
+    let moved = moved(pid, &program).unwrap_or(0);
+    let runtime = GoRuntime {
         tls: slot,
         g_m: facts.g.m,
         g_goid: facts.g.goid,
         m_curg: facts.m.curg,
         g_recovery,
         panic_sp,
-    })
+    };
+    Ok((runtime, moved))
 }
 
 /// How far from where its file says a process's program was loaded, bytes; none if the process does not
