@@ -105,6 +105,7 @@ fn events(lanes: u32) -> Vec<Event> {
                             return_address,
                             ahead: Ahead::Nothing,
                             words,
+                            contexts: None,
                         }
                     } else {
                         EventBody::Exit { seen: Seen::Ret, probe, frame, words }
