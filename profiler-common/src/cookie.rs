@@ -20,6 +20,8 @@ pub enum Role {
     Ret = 2,
     /// Where a call comes back; its return slot is `SP + offset`.
     Landing = 3,
+    /// The same as [`Role::Enter`], of a call that a goroutine makes.
+    GoEnter = 5,
     /// A place in Go's runtime that tells something of goroutines; which, the flags say.
     GoRuntime = 4,
 }

@@ -1,7 +1,7 @@
 //! Calls that are not recorded one by one: the kernel side adds them up below the call they are
 //! made in.
 
-use crate::ProbeId;
+use crate::{LaneKey, ProbeId};
 
 /// How many functions may be folded below one call; further ones are recorded call by call.
 pub const MAX_FOLDS: u32 = 8;
@@ -10,8 +10,8 @@ pub const MAX_FOLDS: u32 = 8;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct FoldKey {
-    /// `pid << 32 | tid`.
-    pub thread: u64,
+    /// On what lane.
+    pub lane: LaneKey,
     /// The return slot of the call they are made in.
     pub slot: u64,
     /// The [`ProbeId`] of the function.

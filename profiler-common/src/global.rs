@@ -26,6 +26,8 @@ pub const RETURNS: &str = "RETURNS";
 pub const LANDINGS: &str = "LANDINGS";
 /// `u32`: whether a target may be a Go program.
 pub const GO: &str = "GO";
+/// Hash of [`crate::LaneKey`] to [`crate::LANE_WORDS`] words.
+pub const LANES: &str = "LANES";
 /// Hash of address spaces (`u64`) to [`crate::GoRuntime`].
 pub const GO_RUNTIMES: &str = "GO_RUNTIMES";
 /// Hash of [`crate::ContextType`] to [`crate::ContextParent`].

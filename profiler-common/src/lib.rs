@@ -13,6 +13,7 @@ pub mod event;
 pub mod fold;
 pub mod global;
 pub mod go;
+pub mod lane_key;
 pub mod offsets;
 pub mod probe;
 pub mod probe_count;
@@ -27,6 +28,7 @@ pub use event::{
 };
 pub use fold::{Fold, FoldKey, FoldedCalls, MAX_FOLDS};
 pub use go::{ContextNode, ContextParent, ContextType, GoRuntime, MAX_CONTEXTS};
+pub use lane_key::{LANE_WORDS, LaneKey};
 pub use offsets::KernelOffsets;
 pub use probe::{MAX_PROBES, ProbeId};
 pub use probe_count::ProbeCount;

@@ -2,7 +2,7 @@
 
 use crate::{
     Capture, CaptureProgram, ContextParent, ContextType, EventHeader, Fold, FoldKey, GoRuntime,
-    KernelOffsets, LandingCount, ProbeCount, Return, ReturnKey, TargetState,
+    KernelOffsets, LandingCount, LaneKey, ProbeCount, Return, ReturnKey, TargetState,
 };
 
 // SAFETY: `repr(C)`, made of integers only, no implicit padding (const-asserted beside the type).
@@ -40,6 +40,8 @@ unsafe impl bytemuck::Pod for LandingCount {}
 unsafe impl aya::Pod for FoldKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Fold {}
+// SAFETY: as above.
+unsafe impl aya::Pod for LaneKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for GoRuntime {}
 // SAFETY: as above.

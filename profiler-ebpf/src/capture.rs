@@ -4,26 +4,29 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
-use profiler_common::{
-    Capture, CaptureProgram, Counter, EventRecord, MAX_WORDS, ProbeId, Role, Source,
-};
+use profiler_common::{Capture, CaptureProgram, Counter, EventRecord, MAX_WORDS, ProbeId, Role};
 
+use crate::context::Interface;
 use crate::count;
 use crate::hit::Hit;
-use crate::maps::CAPTURES;
+use crate::maps::{CAPTURES, GO};
 
 /// Places in [`registers`]: a power of two, so that a mask is all the bound the verifier needs.
-const REGISTERS: usize = 8;
-
-/// Where the return value stands in [`registers`].
-const RET: usize = 7;
+const REGISTERS: usize = 16;
 
 /// Appends the words that a probe's program for the role asks for. One that cannot be read is 0, has its bit set in
 /// the header, and is counted.
+///
+/// The call's context, if it has one.
 #[inline(always)]
-pub(crate) fn run(hit: &Hit<'_>, probe: ProbeId, role: Role, record: &mut EventRecord) {
+pub(crate) fn run(
+    hit: &Hit<'_>,
+    probe: ProbeId,
+    role: Role,
+    record: &mut EventRecord,
+) -> Interface {
     let index = CaptureProgram::index(probe, role);
-    let Some(program) = CAPTURES.get(index) else { return };
+    let Some(program) = CAPTURES.get(index) else { return Interface::NONE };
     let registers = registers(hit);
     let mut faults = 0;
     for (place, capture) in program.captures.iter().enumerate() {
@@ -39,6 +42,12 @@ pub(crate) fn run(hit: &Hit<'_>, probe: ProbeId, role: Role, record: &mut EventR
     if faults != 0 {
         count::add(Counter::CaptureFault, u64::from(faults.count_ones()));
     }
+    if GO.load() == 0 {
+        return Interface::NONE;
+    }
+    let [(table, _), (data, _)] =
+        [&program.context[0], &program.context[1]].map(|of| word(&registers, of));
+    Interface { table, data }
 }
 
 /// The registers a [`Source`] can name, by its number. They are copied because the verifier allows
@@ -46,15 +55,17 @@ pub(crate) fn run(hit: &Hit<'_>, probe: ProbeId, role: Role, record: &mut EventR
 #[inline(always)]
 fn registers(hit: &Hit<'_>) -> [u64; REGISTERS] {
     let regs = hit.regs;
-    [0, regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9, regs.rax]
+    [
+        0, regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9, regs.rax, regs.rbx, regs.r10,
+        regs.r11, 0, 0, 0, 0, 0,
+    ]
 }
 
 /// The word, and 1 if it could not be read. No branch on the outcome: the verifier follows every
 /// combination of those it finds in the loop.
 #[inline(always)]
 fn word(registers: &[u64; REGISTERS], capture: &Capture) -> (u64, u8) {
-    let place = if capture.source == Source::RET as u8 { RET } else { usize::from(capture.source) };
-    let register = registers[place % REGISTERS];
+    let register = registers[usize::from(capture.source) % REGISTERS];
     if capture.deref == 0 {
         return (register, 0);
     }

@@ -115,7 +115,7 @@ fn add_to(slots: &PerCpuArray<u64>, index: u32, count: u64) {
 }
 
 #[inline(always)]
-fn atomic_add(slot: *mut u64, count: u64) {
+pub(crate) fn atomic_add(slot: *mut u64, count: u64) {
     // By hand, because the compiler offers this target no atomic read-modify-write.
     // SAFETY: every caller hands over 8 aligned bytes of a live map value, only ever changed so.
     unsafe {

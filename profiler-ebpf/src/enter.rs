@@ -6,18 +6,18 @@ use aya_log_ebpf::debug;
 use profiler_common::{Ahead, Cookie, Counter, EventKind, EventRecord, MAX_WORDS, Role};
 
 use crate::count::OfProbe;
-use crate::hit::Hit;
+use crate::hit::{Hit, On};
 use crate::maps::{Awaited, LaneState, OpenCall, SILENCED};
 use crate::returns::{self, Call, Outlook};
-use crate::{capture, count, emit, fold, in_trace, lane, open, twin};
+use crate::{capture, cgo, context, count, emit, fold, in_trace, lane, open, twin};
 
 #[inline(always)]
-pub(crate) fn run(ctx: &ProbeContext) {
-    let Some(hit) = Hit::begin(ctx) else { return };
+pub(crate) fn run(ctx: &ProbeContext, on: On) {
+    let Some(hit) = Hit::begin(ctx, on) else { return };
     let (cookie, probe) = (hit.cookie, hit.cookie.probe());
     let counts = OfProbe::new(probe);
     counts.enter();
-    let slot = hit.slot();
+    let slot = hit.frame();
     // SAFETY: a live map value.
     let silenced = SILENCED.get(u32::from(probe.0)).is_some_and(|silenced| *silenced != 0);
     if silenced {
@@ -25,13 +25,14 @@ pub(crate) fn run(ctx: &ProbeContext) {
         return;
     }
     let only_in_trace = cookie.has(Cookie::ONLY_IN_TRACE);
-    let mut lane = if only_in_trace { lane::known(hit.thread) } else { lane::of(hit.thread) };
-    match &mut lane {
-        Some(lane) => {
-            if twin::is_twin(lane, &hit, slot) {
+    let key = hit.lane.key;
+    let mut state = if only_in_trace { lane::known(key) } else { lane::of(key) };
+    match &mut state {
+        Some(state) => {
+            if twin::is_twin(state, &hit, slot) {
                 return;
             }
-            if only_in_trace && !in_trace::is_open(lane, slot) {
+            if only_in_trace && !in_trace::is_open(state, &hit.lane, slot) {
                 counts.quiet();
                 return;
             }
@@ -43,30 +44,30 @@ pub(crate) fn run(ctx: &ProbeContext) {
         None => {}
     }
     let folds = cookie.has(Cookie::FOLD);
-    if folds && lane.as_deref().is_some_and(|lane| lane.inner.is_none()) {
+    if folds && state.as_deref().is_some_and(|state| state.inner.is_none()) {
         counts.quiet();
         return;
     }
     let mut record = EventRecord { header: hit.header(EventKind::Enter), words: [0; MAX_WORDS] };
     record.header.frame = slot;
     // SAFETY: the helper checks the address and fails where it cannot read.
-    match unsafe { bpf_probe_read_user(slot as *const u64) } {
+    match unsafe { bpf_probe_read_user(hit.slot() as *const u64) } {
         Ok(address) => record.header.return_address = address,
         Err(_) => count::count(Counter::ReturnSlotFault),
     }
     // Each kind goes its own way to the end: the verifier follows all combinations of what comes
     // one after the other.
-    if cookie.has(Cookie::NO_EXIT) {
+    if matches!(on, On::Thread) && cookie.has(Cookie::NO_EXIT) {
         if cookie.has(Cookie::UNWINDS) || cookie.has(Cookie::JUMPS) {
-            before_unwinding(&mut lane, &hit, slot);
+            before_unwinding(&mut state, &hit, slot);
         }
-        record.header.sequence = lane::next(&mut lane);
+        record.header.sequence = lane::next(&mut state);
         if cookie.has(Cookie::HAS_CAPTURE) {
             capture::run(&hit, probe, Role::Enter, &mut record);
-            if let Some(lane) = &mut lane
+            if let Some(state) = &mut state
                 && cookie.has(Cookie::JUMPS)
             {
-                in_trace::jump(lane, hit.thread, slot, record.words[0]);
+                in_trace::jump(state, &hit.lane, slot, record.words[0]);
             }
         }
         emit::send(&record, Some(counts));
@@ -77,19 +78,27 @@ pub(crate) fn run(ctx: &ProbeContext) {
         counts.unlanded();
     }
     if folds {
-        let call = fold::Call { time: hit.time, thread: hit.thread, probe, slot };
-        if let Some(outer) = fold::begin(&mut lane, &call) {
+        let call = fold::Call { time: hit.time, lane: &hit.lane, probe, slot };
+        if let Some(outer) = fold::begin(&mut state, &call) {
             let awaited = awaited(&hit, &outlook, Awaited::FOLD, hit.time, outer);
-            open::remember_folded(hit.thread, slot, outlook.slot, &awaited);
-            ask(&outlook, counts, &mut record, &mut lane);
+            open::remember_folded(&hit.lane, slot, outlook.slot, &awaited);
+            ask(&outlook, counts, &mut record, &mut state);
             return;
         }
         count::count(Counter::NotFolded);
     }
-    record.header.sequence = lane::next(&mut lane);
-    await_exit(&hit, &outlook, &mut record, &mut lane);
+    if let Some(state) = &mut state
+        && matches!(on, On::Thread)
+    {
+        cgo::before(state, &hit, slot, &mut record);
+    }
+    record.header.sequence = lane::next(&mut state);
+    await_exit(&hit, &outlook, &mut record, &mut state);
     if cookie.has(Cookie::HAS_CAPTURE) {
-        capture::run(&hit, probe, Role::Enter, &mut record);
+        let own = capture::run(&hit, probe, Role::Enter, &mut record);
+        if matches!(on, On::Goroutine) {
+            context::find(&hit, own, outlook.slot, &mut record);
+        }
     }
     debug!(
         ctx,
@@ -104,13 +113,13 @@ pub(crate) fn run(ctx: &ProbeContext) {
 
 /// Calls are gone, or are about to be.
 #[inline(always)]
-fn before_unwinding(lane: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64) {
-    let Some(lane) = lane else { return };
-    if lane.folds != 0 {
-        fold::flush(lane, hit.time, hit.thread);
+fn before_unwinding(state: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64) {
+    let Some(state) = state else { return };
+    if state.folds != 0 {
+        fold::flush(state, hit.time, &hit.lane);
     }
     if hit.cookie.has(Cookie::UNWINDS) {
-        in_trace::close(lane, slot);
+        in_trace::close(state, &hit.lane, slot);
     }
 }
 
@@ -118,13 +127,18 @@ fn before_unwinding(lane: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64)
 #[inline(always)]
 fn outlook(hit: &Hit<'_>, record: &EventRecord) -> Outlook {
     let cookie = hit.cookie;
-    returns::follow(&Call {
+    let outlook = returns::follow(&Call {
         space: hit.space,
-        slot: record.header.frame,
+        slot: hit.slot(),
         return_address: record.header.return_address,
         frame_pointer: cookie.has(Cookie::KEEPS_FRAME_POINTER).then_some(hit.regs.rbp),
         wants_value: cookie.has(Cookie::WANTS_VALUE),
-    })
+    });
+    let slot = hit.lane.named(outlook.slot);
+    match outlook.ahead {
+        Ahead::Landing => Outlook { slot, awaited: slot, ..outlook },
+        _ => Outlook { slot, ..outlook },
+    }
 }
 
 /// What is remembered of the call.
@@ -141,6 +155,7 @@ fn awaited(hit: &Hit<'_>, outlook: &Outlook, flags: u16, began: u64, outer: Open
         folds: 0,
         fold_slot: 0,
         fold_probe: 0,
+        context: 0,
     }
 }
 
@@ -150,14 +165,14 @@ fn await_exit(
     hit: &Hit<'_>,
     outlook: &Outlook,
     record: &mut EventRecord,
-    lane: &mut Option<&mut LaneState>,
+    state: &mut Option<&mut LaneState>,
 ) {
     let slot = record.header.frame;
     let flags = if hit.cookie.has(Cookie::WANTS_VALUE) { Awaited::VALUE } else { 0 };
     let began = u64::from(record.header.sequence);
     let awaited = awaited(hit, outlook, flags, began, OpenCall::NONE);
     let opens_trace = hit.cookie.has(Cookie::OPENS_TRACE);
-    if open::remember(lane, hit.thread, slot, outlook.slot, awaited, opens_trace) {
+    if open::remember(state, &hit.lane, slot, outlook.slot, awaited, opens_trace) {
         record.header.ahead = outlook.ahead as u8;
         record.header.awaited = outlook.awaited;
     } else {
@@ -171,7 +186,7 @@ fn ask(
     outlook: &Outlook,
     counts: OfProbe,
     record: &mut EventRecord,
-    lane: &mut Option<&mut LaneState>,
+    state: &mut Option<&mut LaneState>,
 ) {
     match outlook.ahead {
         Ahead::Landing | Ahead::Nothing => {}
@@ -179,7 +194,7 @@ fn ask(
             record.header.kind = EventKind::Asks as u8;
             record.header.ahead = outlook.ahead as u8;
             record.header.awaited = outlook.awaited;
-            record.header.sequence = lane::next(lane);
+            record.header.sequence = lane::next(state);
             emit::send(record, Some(counts));
         }
     }

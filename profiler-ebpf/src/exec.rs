@@ -2,9 +2,10 @@
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::RawTracePointContext;
-use profiler_common::{EventKind, EventRecord, MAX_WORDS};
+use profiler_common::{EventKind, EventRecord, LaneKey, MAX_WORDS};
 
-use crate::hit::{is_target, now, thread_header};
+use crate::hit::{is_target, now};
+use crate::lane::Lane;
 use crate::maps::{GUARDS, TARGETS};
 use crate::{emit, entry, lane};
 
@@ -23,11 +24,11 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
     let old_tid: u32 = ctx.arg(1);
     if old_tid != thread as u32 {
         // That number is no thread's any more, and no end of it will be seen.
-        let _ = lane::end(thread & !u64::from(u32::MAX) | u64::from(old_tid));
+        let _ = lane::end(LaneKey::of_thread(thread & !u64::from(u32::MAX) | u64::from(old_tid)));
     }
-    let mut header = thread_header(time, thread, EventKind::Exec);
+    let mut header = Lane::of_thread(thread).header(time, EventKind::Exec);
     // Under its own number it may have had no event, and then has no lane.
-    header.sequence = lane::end(thread).unwrap_or(0);
+    header.sequence = lane::end(LaneKey::of_thread(thread)).unwrap_or(0);
     // Who did it, by the number it had.
     (header.lane, header.tid) = (u64::from(old_tid), old_tid);
     emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);

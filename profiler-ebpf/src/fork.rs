@@ -6,7 +6,8 @@ use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::target_state::OBSERVED;
 use profiler_common::{Counter, EventKind, EventRecord, MAX_WORDS, TargetState};
 
-use crate::hit::{now, space_of, thread_header};
+use crate::hit::{now, space_of};
+use crate::lane::Lane;
 use crate::maps::{GUARDS, TARGETS};
 use crate::task::Task;
 use crate::{count, emit};
@@ -33,8 +34,10 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
         // SAFETY: a live map value. A child whose guard is not known is recorded in too much.
         let _ = GUARDS.insert(&child, unsafe { &*guard }, u64::from(BPF_ANY));
     }
-    let mut record =
-        EventRecord { header: thread_header(time, thread, EventKind::Fork), words: [0; MAX_WORDS] };
+    let mut record = EventRecord {
+        header: Lane::of_thread(thread).header(time, EventKind::Fork),
+        words: [0; MAX_WORDS],
+    };
     record.header.words = 1;
     record.words[0] = u64::from(child);
     emit::send(&record, None);

@@ -7,8 +7,19 @@ use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_ktime_get_ns};
 use aya_ebpf::programs::ProbeContext;
 use profiler_common::{Cookie, Counter, EventHeader, EventKind};
 
-use crate::count;
-use crate::maps::{TARGET_PID, TARGETS};
+use crate::lane::Lane;
+use crate::maps::{GO, TARGET_PID, TARGETS};
+use crate::{count, goroutine};
+
+/// On what lanes the calls are that a program is for. Where a program is long, one for both would be more
+/// than the verifier looks through.
+#[derive(Clone, Copy)]
+pub(crate) enum On {
+    Thread,
+    Goroutine,
+    /// As the cookie says.
+    Either,
+}
 
 /// A hit of a site by the target.
 pub(crate) struct Hit<'a> {
@@ -16,6 +27,8 @@ pub(crate) struct Hit<'a> {
     pub(crate) time: u64,
     /// Who: `pid << 32 | tid`.
     pub(crate) thread: u64,
+    /// On what lane.
+    pub(crate) lane: Lane,
     /// Its address space.
     pub(crate) space: u64,
     /// Where.
@@ -25,9 +38,9 @@ pub(crate) struct Hit<'a> {
 }
 
 impl<'a> Hit<'a> {
-    /// Takes the time; none if it is not a target's.
+    /// Takes the time; none if it is not a target's, or no call.
     #[inline(always)]
-    pub(crate) fn begin(ctx: &'a ProbeContext) -> Option<Self> {
+    pub(crate) fn begin(ctx: &'a ProbeContext, on: On) -> Option<Self> {
         let time = now();
         let thread = bpf_get_current_pid_tgid();
         let Some(space) = space_of(thread) else {
@@ -38,7 +51,22 @@ impl<'a> Hit<'a> {
         let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
         // SAFETY: the context of a uprobe program is the saved registers, valid while it runs.
         let regs = unsafe { &*ctx.regs };
-        Some(Self { time, thread, space, cookie, regs })
+        let on_thread = match on {
+            On::Thread => true,
+            On::Goroutine => false,
+            On::Either => GO.load() == 0 || !cookie.has(Cookie::GO),
+        };
+        if on_thread {
+            return Some(Self { time, thread, lane: Lane::of_thread(thread), space, cookie, regs });
+        }
+        if cookie.has(Cookie::RESTARTS) && regs.eflags & BELOW_OR_EQUAL != 0 {
+            return None;
+        }
+        let Some(lane) = goroutine::running(thread, space, regs) else {
+            count::count(Counter::NoGoroutine);
+            return None;
+        };
+        Some(Self { time, thread, lane, space, cookie, regs })
     }
 
     /// The address of the call's return slot.
@@ -47,25 +75,21 @@ impl<'a> Hit<'a> {
         self.regs.rsp.wrapping_add_signed(i64::from(self.cookie.slot_offset()))
     }
 
+    /// How that is named on its lane.
+    #[inline(always)]
+    pub(crate) fn frame(&self) -> u64 {
+        self.lane.named(self.slot())
+    }
+
     /// The header of an event of this hit, without its number.
     #[inline(always)]
     pub(crate) fn header(&self, kind: EventKind) -> EventHeader {
-        EventHeader { probe: self.cookie.probe().0, ..thread_header(self.time, self.thread, kind) }
+        EventHeader { probe: self.cookie.probe().0, ..self.lane.header(self.time, kind) }
     }
 }
 
-/// The header of an event of a thread, without its number.
-#[inline(always)]
-pub(crate) fn thread_header(time: u64, thread: u64, kind: EventKind) -> EventHeader {
-    EventHeader {
-        time,
-        lane: u64::from(thread as u32),
-        pid: (thread >> 32) as u32,
-        tid: thread as u32,
-        kind: kind as u8,
-        ..EventHeader::default()
-    }
-}
+/// The flags with which `jbe` jumps: CF and ZF.
+const BELOW_OR_EQUAL: u64 = 0x41;
 
 #[inline(always)]
 pub(crate) fn now() -> u64 {

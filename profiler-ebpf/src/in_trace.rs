@@ -5,7 +5,7 @@
 
 use core::arch::asm;
 
-use crate::lane::NEAR;
+use crate::lane::Lane;
 use crate::maps::{Awaited, GUARDS, LaneState};
 
 /// As large as a thread's stack is, as a rule.
@@ -32,31 +32,31 @@ fn sign(mut number: u64) -> u64 {
 
 /// A call that begins or takes a trace has begun; what to remember of it.
 #[inline(always)]
-pub(crate) fn open(lane: &mut LaneState, slot: u64) -> u16 {
-    close(lane, slot);
+pub(crate) fn open(state: &mut LaneState, lane: &Lane, slot: u64) -> u16 {
+    close(state, lane, slot);
     let mut nested = 0;
-    for outer in &lane.traces {
-        nested |= reaches(*outer, slot, NEAR);
+    for outer in &state.traces {
+        nested |= reaches(*outer, slot, lane.near);
     }
     if nested != 0 {
         // It ends before that one does.
         return 0;
     }
-    for trace in &mut lane.traces {
+    for trace in &mut state.traces {
         if *trace == 0 {
             *trace = slot;
             return Awaited::OPENS_TRACE;
         }
     }
-    lane.more_traces += 1;
+    state.more_traces += 1;
     Awaited::MORE_TRACES
 }
 
 /// Calls on this stack whose slots are not above are gone.
 #[inline(always)]
-pub(crate) fn close(lane: &mut LaneState, slot: u64) {
-    for trace in &mut lane.traces {
-        *trace &= reaches(slot, *trace, NEAR).wrapping_sub(1);
+pub(crate) fn close(state: &mut LaneState, lane: &Lane, slot: u64) {
+    for trace in &mut state.traces {
+        *trace &= reaches(slot, *trace, lane.near).wrapping_sub(1);
     }
 }
 
@@ -64,16 +64,16 @@ pub(crate) fn close(lane: &mut LaneState, slot: u64) {
 /// is the stack pointer there, as it is or as glibc keeps it (`agent/jumps.rs` of user space reads the
 /// same).
 #[inline(always)]
-pub(crate) fn jump(lane: &mut LaneState, thread: u64, slot: u64, word: u64) {
+pub(crate) fn jump(state: &mut LaneState, lane: &Lane, slot: u64, word: u64) {
     const ROTATED: u32 = 17;
-    let guard = GUARDS.get_ptr(&((thread >> 32) as u32));
+    let guard = GUARDS.get_ptr(&lane.key.pid());
     // SAFETY: a live map value.
     let plain = guard.map_or(word, |guard| word.rotate_right(ROTATED) ^ unsafe { *guard });
     let below = if is_above(slot, plain) { plain } else { word };
     if !is_above(slot, below) {
         return;
     }
-    for trace in &mut lane.traces {
+    for trace in &mut state.traces {
         *trace &= reaches(*trace, slot, below - slot - 1).wrapping_sub(1);
     }
 }
@@ -86,21 +86,21 @@ const fn is_above(slot: u64, address: u64) -> bool {
 
 /// An open call has ended; `flags` are those of what was remembered.
 #[inline(always)]
-pub(crate) fn ended(lane: &mut LaneState, slot: u64, flags: u16) {
+pub(crate) fn ended(state: &mut LaneState, lane: &Lane, slot: u64, flags: u16) {
     if flags & Awaited::OPENS_TRACE != 0 {
-        close(lane, slot);
+        close(state, lane, slot);
     }
     if flags & Awaited::MORE_TRACES != 0 {
-        lane.more_traces = lane.more_traces.saturating_sub(1);
+        state.more_traces = state.more_traces.saturating_sub(1);
     }
 }
 
 /// Whether the lane is in a trace, at a call with this slot.
 #[inline(always)]
-pub(crate) fn is_open(lane: &mut LaneState, slot: u64) -> bool {
-    close(lane, slot);
-    let mut open = u64::from(lane.more_traces);
-    for trace in &lane.traces {
+pub(crate) fn is_open(state: &mut LaneState, lane: &Lane, slot: u64) -> bool {
+    close(state, lane, slot);
+    let mut open = u64::from(state.more_traces);
+    for trace in &state.traces {
         open |= *trace;
     }
     open != 0

@@ -1,10 +1,10 @@
 //! What is known of each lane: the number of its latest event, so that a gap names the lane that lost
 //! something, and what of its calls matters to further ones.
 //!
-//! Only the thread itself reads and writes it, one program at a time: nothing is locked.
+//! Only the lane itself reads and writes it, one program at a time: nothing is locked.
 
 use aya_ebpf::bindings::BPF_NOEXIST;
-use profiler_common::Counter;
+use profiler_common::{Counter, EventHeader, EventKind, GO_STACK_END, LaneKey, LaneKind};
 
 use crate::count;
 use crate::maps::{LANES, LaneState, OpenCall, TRACES};
@@ -13,6 +13,68 @@ use crate::maps::{LANES, LaneState, OpenCall, TRACES};
 /// smallest common coroutine stack has 64 KiB. User space tells stacks apart by the same
 /// (`stitch::lane`).
 pub(crate) const NEAR: u64 = 32 << 10;
+
+/// A lane, and how return slots on its stack are named.
+#[derive(Clone, Copy)]
+pub(crate) struct Lane {
+    pub(crate) key: LaneKey,
+    /// `pid << 32 | tid` of the thread it is on now.
+    thread: u64,
+    kind: LaneKind,
+    number: u64,
+    /// What to add to the address of a return slot.
+    base: u64,
+    /// How far apart two addresses on one stack of it can be.
+    pub(crate) near: u64,
+}
+
+impl Lane {
+    #[inline(always)]
+    pub(crate) const fn of_thread(thread: u64) -> Self {
+        Self {
+            key: LaneKey::of_thread(thread),
+            thread,
+            kind: LaneKind::Thread,
+            number: thread as u32 as u64,
+            base: 0,
+            near: NEAR,
+        }
+    }
+
+    /// A goroutine on a thread, whose return slots are named by adding `base`.
+    #[inline(always)]
+    pub(crate) const fn of_goroutine(thread: u64, goid: u64, base: u64) -> Self {
+        Self {
+            key: LaneKey::of_goroutine((thread >> 32) as u32, goid),
+            thread,
+            kind: LaneKind::Goroutine,
+            number: goid,
+            base,
+            // It has one stack.
+            near: GO_STACK_END,
+        }
+    }
+
+    /// How an address on its stack is named.
+    #[inline(always)]
+    pub(crate) const fn named(&self, address: u64) -> u64 {
+        address.wrapping_add(self.base)
+    }
+
+    /// The header of an event of it, without its number.
+    #[inline(always)]
+    pub(crate) fn header(&self, time: u64, kind: EventKind) -> EventHeader {
+        EventHeader {
+            time,
+            lane: self.number,
+            pid: (self.thread >> 32) as u32,
+            tid: self.thread as u32,
+            kind: kind as u8,
+            lane_kind: self.kind as u8,
+            ..EventHeader::default()
+        }
+    }
+}
 
 impl OpenCall {
     pub(crate) const NONE: Self = Self { awaited: 0, slot: 0, serial: 0 };
@@ -31,26 +93,27 @@ const NEW: LaneState = LaneState {
     traces: [0; TRACES],
     more_traces: 0,
     folds: 0,
+    carries: 0,
 };
 
-/// The lane of a thread, if it has had one; one that never had an event has none.
+/// What is known of a lane; one that never had an event is not known.
 #[inline(always)]
-pub(crate) fn known<'a>(thread: u64) -> Option<&'a mut LaneState> {
-    // SAFETY: a live map value; no other thread touches it.
-    LANES.get_ptr_mut(&thread).map(|lane| unsafe { &mut *lane })
+pub(crate) fn known<'a>(lane: LaneKey) -> Option<&'a mut LaneState> {
+    // SAFETY: a live map value; no other lane touches it.
+    LANES.get_ptr_mut(&lane).map(|lane| unsafe { &mut *lane })
 }
 
-/// The lane of a thread; none, which is counted, if there are too many.
+/// The same, also of one that had no event yet; none, which is counted, if there are too many.
 #[inline(always)]
-pub(crate) fn of<'a>(thread: u64) -> Option<&'a mut LaneState> {
-    if let Some(lane) = known(thread) {
-        return Some(lane);
+pub(crate) fn of<'a>(lane: LaneKey) -> Option<&'a mut LaneState> {
+    if let Some(state) = known(lane) {
+        return Some(state);
     }
-    if LANES.insert(&thread, &NEW, u64::from(BPF_NOEXIST)).is_err() {
+    if LANES.insert(&lane, &NEW, u64::from(BPF_NOEXIST)).is_err() {
         count::count(Counter::LaneTableFull);
         return None;
     }
-    known(thread)
+    known(lane)
 }
 
 /// The number of the lane's next event, from 1. It counts whether or not the event gets through.
@@ -64,10 +127,10 @@ pub(crate) fn next(lane: &mut Option<&mut LaneState>) -> u32 {
 
 /// The number of the lane's last event, and forgets the lane; none if it never had an event.
 #[inline(always)]
-pub(crate) fn end(thread: u64) -> Option<u32> {
-    let latest = known(thread)?.sequence;
-    // It was there, and only this thread removes it.
-    let _ = LANES.remove(&thread);
+pub(crate) fn end(lane: LaneKey) -> Option<u32> {
+    let latest = known(lane)?.sequence;
+    // It was there, and only the lane itself removes it.
+    let _ = LANES.remove(&lane);
     (latest != 0).then(|| following(latest))
 }
 

@@ -7,6 +7,9 @@
 //! [`landing`] or [`ret`] (the frame, if it is [`open`]) → [`capture`] (words) → [`lane`] (its
 //! number) → [`emit`] (the ring). Every BPF map is in [`maps`].
 //!
+//! In Go the lane is a [`goroutine`]; [`cgo`] tells for which one C is running, [`context`] for which
+//! request, [`go_runtime`] what becomes of goroutines.
+//!
 //! What need not be recorded is turned away as early as may be: calls outside of any trace
 //! ([`in_trace`]); and calls that are only added up ([`fold`]) below the call they are made in
 //! ([`inner`]).
@@ -22,6 +25,8 @@
 )]
 
 mod capture;
+mod cgo;
+mod context;
 mod count;
 mod emit;
 mod enter;
@@ -29,6 +34,8 @@ mod entry;
 mod exec;
 mod fold;
 mod fork;
+mod go_runtime;
+mod goroutine;
 mod hit;
 mod in_trace;
 mod inner;
@@ -45,10 +52,19 @@ mod twin;
 use aya_ebpf::macros::{raw_tracepoint, uprobe};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext};
 
+use hit::On;
+
 #[uprobe(multi)]
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn enter(ctx: ProbeContext) -> u32 {
-    enter::run(&ctx);
+    enter::run(&ctx, On::Thread);
+    0
+}
+
+#[uprobe(multi)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn go_enter(ctx: ProbeContext) -> u32 {
+    enter::run(&ctx, On::Goroutine);
     0
 }
 
@@ -63,6 +79,13 @@ fn ret(ctx: ProbeContext) -> u32 {
 #[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
 fn landing(ctx: ProbeContext) -> u32 {
     landing::run(&ctx);
+    0
+}
+
+#[uprobe(multi)]
+#[expect(clippy::needless_pass_by_value, reason = "the macro hands it over")]
+fn go_runtime(ctx: ProbeContext) -> u32 {
+    go_runtime::run(&ctx);
     0
 }
 

@@ -7,8 +7,9 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use profiler_common::{
-    CaptureProgram, Counter, Fold, FoldKey, KernelOffsets, LandingCount, LandingId, MAX_LANDINGS,
-    MAX_PROBES, ProbeCount, Return, ReturnKey, TargetState,
+    CaptureProgram, ContextNode, ContextParent, ContextType, Counter, Fold, FoldKey, GoRuntime,
+    KernelOffsets, LANE_WORDS, LandingCount, LandingId, LaneKey, MAX_LANDINGS, MAX_PROBES,
+    ProbeCount, Return, ReturnKey, TargetState,
 };
 
 /// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
@@ -16,10 +17,15 @@ use profiler_common::{
 #[unsafe(no_mangle)]
 pub(crate) static TARGET_PID: Global<u32> = Global::new(0);
 
+/// Not 0: a target may be a Go program. Written by user space before loading, then constant: where no
+/// target is one, the verifier removes all that concerns goroutines.
+#[unsafe(no_mangle)]
+pub(crate) static GO: Global<u32> = Global::new(0);
+
 /// Where the kernel keeps what [`crate::task`] reads. Written by user space before loading.
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Global<KernelOffsets> =
-    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0 });
+    Global::new(KernelOffsets { task_tgid: 0, task_signal: 0, signal_live: 0, task_fsbase: 0 });
 
 /// The events. Written by [`crate::emit`] alone, read by user space (memory-mapped). Full: the
 /// event is lost, counted in [`COUNTERS`] and [`PROBES`], and leaves a gap in its lane's numbers.
@@ -88,20 +94,25 @@ pub(crate) struct LaneState {
     pub(crate) more_traces: u32,
     /// How many functions are folded below its open calls. See [`crate::fold`].
     pub(crate) folds: u32,
+    /// Of a thread: the goroutine that it was last said to run functions in C for; 0: none.
+    pub(crate) carries: u64,
 }
 
-/// The lanes, by `pid << 32 | tid`. Written and read on the thread itself, removed when it ends. Full:
-/// the events of further threads go out with number 0 and are counted, and whether these threads
-/// are in a trace is not known: all their calls are recorded, one by one.
+const _: () = assert!(size_of::<LaneState>() == 8 * LANE_WORDS);
+
+/// The lanes. Written and read by the lane itself, removed when it ends; those of goroutines by user
+/// space when their process ends. Full: the events of further lanes go out with number 0 and are
+/// counted, and whether these are in a trace is not known: all their calls are recorded, one by one.
 #[map]
-pub(crate) static LANES: HashMap<u64, LaneState> = HashMap::with_max_entries(32_768, 0);
+pub(crate) static LANES: HashMap<LaneKey, LaneState> =
+    HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
 
 /// A frame that is open, by what its exit will show.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct OpenFrame {
-    /// `pid << 32 | tid`.
-    pub(crate) thread: u64,
+    /// On what lane.
+    pub(crate) lane: LaneKey,
     /// The address of the return slot that is awaited: its own, or that of a caller that returns at
     /// once.
     pub(crate) slot: u64,
@@ -131,6 +142,8 @@ pub(crate) struct Awaited {
     pub(crate) fold_slot: u64,
     /// See `fold_slot`.
     pub(crate) fold_probe: u64,
+    /// The address of its context, if it is in [`CONTEXTS`]; 0: it is not.
+    pub(crate) context: u64,
 }
 
 impl Awaited {
@@ -173,3 +186,21 @@ pub(crate) static RETURNS: HashMap<ReturnKey, Return> =
 #[map]
 pub(crate) static LANDINGS: PerCpuArray<LandingCount> =
     PerCpuArray::with_max_entries(MAX_LANDINGS, 0);
+
+/// Where Go keeps what it knows of goroutines, by address space. Written by user space, read by
+/// [`crate::goroutine`]. Full: the calls of further Go programs are not recorded, and counted.
+#[map]
+pub(crate) static GO_RUNTIMES: HashMap<u64, GoRuntime> =
+    HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// The types of contexts that have a parent. Written by user space, read by [`crate::context`]. Full:
+/// further types have none.
+#[map]
+pub(crate) static CONTEXT_TYPES: HashMap<ContextType, ContextParent> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);
+
+/// The contexts of open calls, and of how many. Written and read by [`crate::context`]. Full: that used
+/// longest ago is forgotten; a call that is unwound leaves its own behind, which is why they must be able
+/// to go.
+#[map]
+pub(crate) static CONTEXTS: LruHashMap<ContextNode, u64> = LruHashMap::with_max_entries(65_536, 0);

@@ -23,6 +23,13 @@ impl Task {
         read(self.0, OFFSETS.load().task_tgid)
     }
 
+    /// Where its own variables are, of which the target's code speaks as `fs`; none where that cannot be
+    /// read.
+    #[inline(always)]
+    pub(crate) fn fs_base(self) -> Option<u64> {
+        read(self.0, OFFSETS.load().task_fsbase)
+    }
+
     /// Whether it is the last thread of its process, now that it ends. False where that cannot be
     /// told.
     #[inline(always)]

@@ -4,7 +4,8 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use aya_ebpf::programs::RawTracePointContext;
 use profiler_common::{EventKind, EventRecord, MAX_WORDS};
 
-use crate::hit::{is_target, now, thread_header};
+use crate::hit::{is_target, now};
+use crate::lane::Lane;
 use crate::maps::{GUARDS, TARGET_PID, TARGETS};
 use crate::task::Task;
 use crate::{emit, fold, lane};
@@ -15,19 +16,20 @@ use crate::{emit, fold, lane};
 pub(crate) fn run(ctx: &RawTracePointContext) {
     let time = now();
     let thread = bpf_get_current_pid_tgid();
-    if let Some(lane) = lane::known(thread)
-        && lane.folds != 0
+    let lane = Lane::of_thread(thread);
+    if let Some(state) = lane::known(lane.key)
+        && state.folds != 0
     {
-        fold::flush(lane, time, thread);
+        fold::flush(state, time, &lane);
     }
     // Whoever it is: of the threads that end together with the last one, some come after it, when
     // their process is no target any more. Their number must not be left behind.
-    let ended = lane::end(thread);
+    let ended = lane::end(lane.key);
     if !is_target(thread) {
         return;
     }
     if let Some(sequence) = ended {
-        let mut header = thread_header(time, thread, EventKind::LaneEnd);
+        let mut header = lane.header(time, EventKind::LaneEnd);
         header.sequence = sequence;
         emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     }
@@ -37,7 +39,7 @@ pub(crate) fn run(ctx: &RawTracePointContext) {
         && TARGETS.remove(&((thread >> 32) as u32)).is_ok()
     {
         let _ = GUARDS.remove(&((thread >> 32) as u32));
-        let header = thread_header(time, thread, EventKind::ProcessEnd);
+        let header = lane.header(time, EventKind::ProcessEnd);
         emit::send(&EventRecord { header, words: [0; MAX_WORDS] }, None);
     }
 }

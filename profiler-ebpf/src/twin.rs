@@ -14,17 +14,17 @@ use crate::maps::LaneState;
 
 /// Whether this hit was recorded just now.
 #[inline(always)]
-pub(crate) fn is_twin(lane: &mut LaneState, hit: &Hit<'_>, slot: u64) -> bool {
+pub(crate) fn is_twin(state: &mut LaneState, hit: &Hit<'_>, slot: u64) -> bool {
     const OTHER: u32 = 1 << 17;
     let flag = if hit.cookie.has(Cookie::TWIN) { OTHER } else { 0 };
     let this = (u32::from(hit.cookie.probe().0) + 1) | flag;
-    let since = hit.time.wrapping_sub(lane.twin_time);
-    if lane.twin == this ^ OTHER && lane.twin_slot == slot && since < Cookie::TWIN_NS {
-        lane.twin = 0;
+    let since = hit.time.wrapping_sub(state.twin_time);
+    if state.twin == this ^ OTHER && state.twin_slot == slot && since < Cookie::TWIN_NS {
+        state.twin = 0;
         return true;
     }
-    lane.twin = this;
-    lane.twin_slot = slot;
-    lane.twin_time = hit.time;
+    state.twin = this;
+    state.twin_slot = slot;
+    state.twin_time = hit.time;
     false
 }

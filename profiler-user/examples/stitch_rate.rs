@@ -99,11 +99,13 @@ fn events(lanes: u32) -> Vec<Event> {
                     sequence: (round * QUERY.len() + step + 1) as u32,
                     body: if begins {
                         EventBody::Enter {
+                            contexts: None,
                             probe,
                             frame,
                             return_address,
                             ahead: Ahead::Nothing,
                             words,
+                            contexts: None,
                         }
                     } else {
                         EventBody::Exit { seen: Seen::Ret, probe, frame, words }

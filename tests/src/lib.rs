@@ -12,6 +12,7 @@ pub mod environment;
 pub mod family;
 pub mod fixture;
 pub mod functions;
+pub mod go_dwarf;
 pub mod golang;
 pub mod http;
 pub mod jaeger;

@@ -228,6 +228,8 @@ fn short(event: &Event) -> (&'static str, u16) {
         EventBody::Folded { probe, .. } => ("folded", probe.0),
         EventBody::Asks { probe, .. } => ("asks", probe.0),
         EventBody::GaveUp { probe } => ("gave up", probe.0),
+        EventBody::Carries { .. } => ("carries", 0),
+        EventBody::Spawn { .. } => ("spawn", 0),
         EventBody::LaneEnd => ("lane end", 0),
         EventBody::ProcessEnd => ("process end", 0),
         EventBody::Fork { .. } => ("fork", 0),

@@ -10,7 +10,7 @@ use super::live::{Live, LiveError, LiveOptions};
 use super::prepare::{PrepareError, Prepared, prepare_target};
 use super::resources::Resources;
 use super::{RunSettings, clock, memory};
-use crate::attach::Targets;
+use crate::attach::{AttachOptions, Targets};
 use crate::config::{self, SymbolMap};
 use crate::model::Pid;
 use crate::recording::{Header, Writer};
@@ -47,6 +47,12 @@ pub(super) fn begin(
         budget: *budget,
     };
     let load = |map, targets| Live::load(targets, map, aim.search.clone(), &options);
+    // Where there is one target, for good, it is known whether goroutines matter.
+    let load_for = |map, targets, go: bool| {
+        let go = go || !matches!(targets, Targets::One(_));
+        let attach = AttachOptions { go, ..options.attach };
+        Live::load(targets, map, aim.search.clone(), &LiveOptions { attach, ..options })
+    };
     let recorder = |live: &mut Live, target: &Target, service: &str| -> anyhow::Result<()> {
         if let Some(path) = record {
             live.record(Writer::create(path, &header(target, service))?);
@@ -88,7 +94,8 @@ pub(super) fn begin(
     memory::give_back();
     let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
     let (target, service) = (first.target.clone(), first.map.system.clone());
-    let mut live = load(Some(first.map.clone()), targets(aim, &pids))?;
+    let go = prepared.iter().any(|(prepared, _)| prepared.plan.go.is_some());
+    let mut live = load_for(Some(first.map.clone()), targets(aim, &pids), go)?;
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
     if !settings.quiet {

@@ -14,6 +14,7 @@ mod expected;
 mod fitting;
 mod fleet;
 mod foresee;
+mod go_context;
 mod jumps;
 mod landings;
 mod live;

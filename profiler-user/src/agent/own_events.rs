@@ -1,8 +1,8 @@
 //! Events that the agent makes itself. They are stitched and recorded like those of the kernel side.
 
-use profiler_common::{Fold, FoldKey, ProbeId};
+use profiler_common::{Fold, FoldKey, LaneKind, ProbeId};
 
-use crate::model::{Event, EventBody, FrameAddr, Lane, MonoNs, Pid, Tid};
+use crate::model::{Event, EventBody, FrameAddr, Goid, Lane, MonoNs, Pid, Tid};
 
 /// A process has ended.
 pub(super) fn process_end(pid: Pid, time: MonoNs) -> Event {
@@ -21,12 +21,16 @@ fn of_process(pid: Pid, time: MonoNs, body: EventBody) -> Event {
 
 /// What the kernel side has folded below a call that has not ended.
 pub(super) fn folded(key: &FoldKey, fold: &Fold, time: MonoNs) -> Event {
-    let (pid, tid) = (Pid((key.thread >> 32) as u32), Tid(key.thread as u32));
+    let (pid, number) = (Pid(key.lane.pid()), key.lane.number());
+    let (lane, tid) = match key.lane.kind() {
+        LaneKind::Thread => (Lane::Thread(pid, Tid(number as u32)), Tid(number as u32)),
+        LaneKind::Goroutine => (Lane::Goroutine(pid, Goid(number)), Tid(0)),
+    };
     let body = EventBody::Folded {
         probe: key.probe(),
         frame: FrameAddr(key.slot),
         serial: fold.serial as u32,
         calls: fold.calls,
     };
-    Event { time, lane: Lane::Thread(pid, tid), tid, sequence: 0, body }
+    Event { time, lane, tid, sequence: 0, body }
 }

@@ -1,7 +1,7 @@
 //! From a process and a map to a plan: what `check` shows and `run` attaches.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +10,12 @@ use thiserror::Error;
 
 use super::fitting::fit;
 use super::foresee::{DirectCalls, direct_calls, foresee};
+use super::go_context::GoContexts;
 use crate::config::{self, Known, Library, MapError, MapOrigin, Selector, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
-use crate::plan::{self, KernelForms, PlanError, ProbePlan};
+use crate::plan::{self, GoPlan, KernelForms, PlanError, PlannedProbe, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
+use crate::target::go::{GoError, go_runtime};
 use crate::target::{Inode, ObjectId, Target, TargetError};
 
 /// What is to be profiled, and by which maps.
@@ -36,6 +38,8 @@ pub struct Search {
     pub max_functions: usize,
     /// Which forms of instructions this kernel may be trusted with.
     pub forms: KernelForms,
+    /// Where to read what must be known of the Go that built the target, if not in the table.
+    pub go_offsets_from: Option<Arc<Path>>,
 }
 
 /// A target with the plan for it; nothing is attached yet.
@@ -83,6 +87,9 @@ pub enum PrepareError {
     /// What the map requires cannot be probed.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// Goroutines cannot be followed, and the map names functions in Go.
+    #[error(transparent)]
+    Go(#[from] GoError),
     /// No map was named and none fits.
     #[error(
         "no symbol map fits process {pid} ({name}); looked for {known} in {objects} mapped objects \
@@ -251,7 +258,7 @@ pub(super) fn plan_for_additions(
     let nothing = || Found { functions: Vec::new(), nothing: None };
     let found = open.iter().map(|open| open.then(|| found.next()).flatten());
     let found: Vec<Found> = found.map(|found| found.unwrap_or_else(nothing)).collect();
-    let (plan, calls) = match assemble(&map, target, symbols, &found, search.forms) {
+    let (plan, calls) = match assemble(&map, target, symbols, &found, search) {
         Err(PrepareError::Plan(PlanError::Nothing { .. })) => {
             (plan_for_loading(target, symbols, search.forms), Vec::new())
         }
@@ -280,7 +287,7 @@ fn plan_for(
     let found = symbols.find_all(&plan::selectors(map), search.max_functions)?;
     let in_exe = |found: &Found| found.functions.iter().any(|of| of.object == ObjectId(0));
     let satisfied = found.iter().map(in_exe).collect();
-    let (plan, calls) = assemble(map, target, symbols, &found, search.forms)?;
+    let (plan, calls) = assemble(map, target, symbols, &found, search)?;
     Ok(Planned { plan, calls, satisfied })
 }
 
@@ -289,17 +296,43 @@ fn assemble(
     target: &Target,
     symbols: &SymbolSet,
     found: &[Found],
-    forms: KernelForms,
+    search: &Search,
 ) -> Result<(ProbePlan, Vec<DirectCalls>), PrepareError> {
+    let forms = search.forms;
     let lookup = |object, address| symbols.function_at(object, address);
     let mut plan = plan::build(map, target, found, &lookup, forms)?;
     // Before the symbols of all other objects are read: both take memory, this only for a moment.
     add_sources(&mut plan, symbols);
+    follow_goroutines(&mut plan, map, target, symbols, search)?;
     add_silent(&mut plan, target, symbols, forms, |_| true);
     add_go_runtime(&mut plan, target, symbols, forms);
     let calls = direct_calls(&plan, symbols);
     plan.foreseen = foresee(&plan, &calls, symbols, forms);
     Ok((plan, calls))
+}
+
+/// Where functions in Go are probed: what the kernel side must know of the program.
+fn follow_goroutines(
+    plan: &mut ProbePlan,
+    map: &SymbolMap,
+    target: &Target,
+    symbols: &SymbolSet,
+    search: &Search,
+) -> Result<(), PrepareError> {
+    let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
+    let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
+    let Some(object) = object else { return Ok(()) };
+    let (runtime, moved) =
+        go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
+    let contexts = GoContexts::read(&object.open_path);
+    let of_types = |probe: &PlannedProbe| contexts.as_ref()?.of(probe, symbols);
+    plan::add_contexts(plan, &mut |probe| {
+        plan::declared_context(map, probe).or_else(|| of_types(probe))
+    });
+    plan::record_outside_of_traces(plan);
+    let contexts = contexts.as_ref().map(|contexts| contexts.parents(moved)).unwrap_or_default();
+    plan.go = Some(GoPlan { runtime, contexts });
+    Ok(())
 }
 
 fn add_silent(

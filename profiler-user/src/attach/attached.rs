@@ -12,7 +12,7 @@ use super::landings::{self, NewLanding};
 use super::links::Links;
 use super::run_time::RunTime;
 use super::sites::RefusedSite;
-use super::{AttachError, KernelCounts, counts, features, kernel_log, load, quiet};
+use super::{AttachError, KernelCounts, counts, features, go, kernel_log, load, quiet};
 use crate::model::{FileOffset, Pid, ReturnAddr};
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
@@ -29,12 +29,14 @@ pub struct AttachOptions {
     /// Let links filter by process where the kernel says that it does that right; false where it was
     /// seen not to.
     pub link_filter: bool,
+    /// A target may be a Go program. Off, the verifier removes all that concerns goroutines.
+    pub go: bool,
 }
 
 impl Default for AttachOptions {
     /// 4 MiB: 65,000 events without words, 1.6 seconds of 20,000 calls a second.
     fn default() -> Self {
-        Self { ring_bytes: 4 << 20, kernel_log: false, link_filter: true }
+        Self { ring_bytes: 4 << 20, kernel_log: false, link_filter: true, go: true }
     }
 }
 
@@ -153,6 +155,7 @@ impl Attached {
     pub fn forget(&mut self, pid: Pid) {
         self.remove_own(pid);
         load::forget(&mut self.bpf, pid);
+        go::forget_goroutines(&mut self.bpf, pid);
     }
 
     /// Attaches what of a plan is not attached yet, and says how many sites that is: exits first, then
@@ -168,6 +171,9 @@ impl Attached {
         let pid = target.pid;
         let watch = target.watch().map_err(|_gone| AttachError::TargetGone { pid })?;
         load::write_captures(&mut self.bpf, plan)?;
+        if let (Some(go), Some(space)) = (&plan.go, self.space_of(pid)) {
+            go::tell(&mut self.bpf, space, go)?;
+        }
         let first = self.links.next();
         let attaching = Attaching {
             plan,
@@ -310,10 +316,13 @@ impl Attached {
     ///
     /// If the kernel refuses; what is attached then is too much, but right.
     pub fn retire_enters(&mut self, stays: impl Fn(ProbeId) -> bool) -> Result<(), AttachError> {
-        let program = load::uprobe(&mut self.bpf, Role::Enter)?;
-        self.links
-            .keep(program, Role::Enter, |site| stays(site.cookie.probe()))
-            .map_err(|error| AttachError::bpf("remove enter sites", error))
+        for role in [Role::Enter, Role::GoEnter] {
+            let program = load::uprobe(&mut self.bpf, role)?;
+            self.links
+                .keep(program, role, |site| stays(site.cookie.probe()))
+                .map_err(|error| AttachError::bpf("remove enter sites", error))?;
+        }
+        Ok(())
     }
 
     /// Lets the kernel take the time that our programs run, from now on or no longer.
@@ -389,6 +398,7 @@ impl Attached {
     /// Detaches the enters only: no new call is seen to begin, those that have begun still end.
     pub fn detach_enters(&mut self) {
         self.links.remove_role(Role::Enter);
+        self.links.remove_role(Role::GoEnter);
     }
 
     /// Detaches all, and returns when the target is as it was.
@@ -404,7 +414,7 @@ fn load_for(targets: Targets, options: AttachOptions) -> Result<Ebpf, AttachErro
     }
     let what = "ask the kernel for uprobe_multi links";
     match is_uprobe_multi_supported(UProbeMultiFeature::LinkCreation) {
-        Ok(true) => load::load(targets, options.ring_bytes, options.kernel_log),
+        Ok(true) => load::load(targets, &options),
         Ok(false) => Err(AttachError::KernelTooOld { release: features::release() }),
         Err(error) => Err(AttachError::bpf(what, error)),
     }

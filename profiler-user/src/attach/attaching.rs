@@ -46,17 +46,21 @@ impl<'a> Attaching<'a> {
         loop {
             let dropped = refusals.dropped(self.plan);
             self.attach_role(&mut refusals, Role::Ret)?;
+            self.attach_role(&mut refusals, Role::GoRuntime)?;
             self.attach_role(&mut refusals, Role::Enter)?;
+            self.attach_role(&mut refusals, Role::GoEnter)?;
             if refusals.dropped(self.plan) == dropped {
                 break;
             }
             // A function lost its last enter: its exits, which are attached already, go as well.
             self.links.remove_since(first);
         }
-        if refusals.remaining(self.plan, Role::Enter).is_empty() {
+        let enters = [Role::Enter, Role::GoEnter];
+        if enters.iter().all(|role| refusals.remaining(self.plan, *role).is_empty()) {
             return Err(AttachError::Nothing("no function of the plan can be probed"));
         }
-        let done = [Role::Ret, Role::Enter].into_iter().flat_map(|role| {
+        let roles = [Role::Ret, Role::GoRuntime, Role::Enter, Role::GoEnter];
+        let done = roles.into_iter().flat_map(|role| {
             let groups = refusals.remaining(self.plan, role).into_iter();
             groups.flat_map(move |(object, sites)| {
                 sites.into_iter().map(move |site| (object, site.offset, role))

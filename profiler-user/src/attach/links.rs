@@ -218,7 +218,7 @@ impl Links {
             old.flat_map(|link| link.sites.iter().copied()).partition(&keep);
         sites.sort_unstable_by_key(|site| (site.offset, site.cookie.0));
         sites.dedup();
-        if group.role == Role::Enter {
+        if is_enter(group.role) {
             // No third link may hold a site, or the kernel side could not tell its twin.
             self.join_closing();
             for site in &mut sites {
@@ -236,7 +236,7 @@ impl Links {
         let old: Vec<Link> = self.held.extract_if(.., gone).collect();
         self.closing.retain(|thread| !thread.is_finished());
         let closing = thread::Builder::new().name(String::from("qprof-detach"));
-        let overlap = if group.role == Role::Enter { OVERLAP } else { Duration::ZERO };
+        let overlap = if is_enter(group.role) { OVERLAP } else { Duration::ZERO };
         let close = move || {
             thread::sleep(overlap);
             close(old);
@@ -266,9 +266,15 @@ impl Drop for Links {
     /// Enters first: what has begun may still be seen to end, and nothing new begins.
     fn drop(&mut self) {
         self.remove_role(Role::Enter);
+        self.remove_role(Role::GoEnter);
         self.remove_where(|_| true);
         self.join_closing();
     }
+}
+
+/// Whether calls are seen to begin there.
+const fn is_enter(role: Role) -> bool {
+    matches!(role, Role::Enter | Role::GoEnter)
 }
 
 fn close(mut links: Vec<Link>) {

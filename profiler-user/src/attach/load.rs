@@ -10,7 +10,7 @@ use profiler_common::{CaptureProgram, KernelOffsets, Role, TargetState, global, 
 
 use rustc_hash::FxHashSet;
 
-use super::{AttachError, Targets, btf};
+use super::{AttachError, AttachOptions, Targets, btf};
 use crate::model::{FileOffset, Pid};
 use crate::plan::ProbePlan;
 use crate::reader::Ring;
@@ -43,16 +43,14 @@ pub(super) const fn program_name(role: Role) -> &'static str {
         Role::Enter => "enter",
         Role::Ret => "ret",
         Role::Landing => "landing",
+        Role::GoEnter => "go_enter",
         Role::GoRuntime => "go_runtime",
     }
 }
 
 /// Loads the programs and creates their BPF maps; attaches nothing.
-pub(super) fn load(
-    targets: Targets,
-    ring_bytes: u32,
-    kernel_log: bool,
-) -> Result<Ebpf, AttachError> {
+pub(super) fn load(targets: Targets, options: &AttachOptions) -> Result<Ebpf, AttachError> {
+    let AttachOptions { ring_bytes, kernel_log, go, .. } = *options;
     if !ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&ring_bytes) {
         return Err(AttachError::RingSize { bytes: ring_bytes });
     }
@@ -64,20 +62,23 @@ pub(super) fn load(
         Targets::Several | Targets::Tree => 0,
     };
     let offsets = match targets {
-        Targets::One(_) => KernelOffsets::default(),
+        Targets::One(_) if !go => KernelOffsets::default(),
+        Targets::One(_) => btf::kernel_offsets()?,
         // Its own processes user space can watch by itself.
         Targets::Several => btf::kernel_offsets().unwrap_or_default(),
         Targets::Tree => btf::kernel_offsets()?,
     };
     let mut bpf = EbpfLoader::new()
         .override_global(global::TARGET_PID, &pid, true)
+        .override_global(global::GO, &u32::from(go), true)
         .override_global(global::OFFSETS, &offsets, true)
         .override_global(aya_log::LEVEL, &log_level, true)
         .map_max_entries(global::EVENTS, ring_bytes)
         .map_max_entries("AYA_LOGS", log_bytes)
         .load(OBJECT)
         .map_err(AttachError::load)?;
-    for role in [Role::Enter, Role::Ret, Role::Landing, Role::GoRuntime] {
+    let of_go = if go { [Role::GoEnter, Role::GoRuntime].as_slice() } else { &[] };
+    for role in [Role::Enter, Role::Ret, Role::Landing].into_iter().chain(of_go.iter().copied()) {
         let name = program_name(role);
         let program = uprobe(&mut bpf, role)?;
         program.load().map_err(|error| AttachError::program(name, error))?;
@@ -197,7 +198,7 @@ pub(super) fn write_captures(bpf: &mut Ebpf, plan: &ProbePlan) -> Result<(), Att
     for probe in &plan.probes {
         for (role, program) in [(Role::Enter, &probe.at_enter), (Role::Ret, &probe.at_ret)] {
             // The BPF map begins all zero: an empty program need not be written.
-            if program.len > 0 {
+            if program.len > 0 || program.has_context() {
                 captures
                     .set(CaptureProgram::index(probe.id, role), program, 0)
                     .map_err(|error| AttachError::bpf(what, error))?;

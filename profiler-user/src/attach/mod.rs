@@ -16,6 +16,7 @@ mod btf;
 mod counts;
 mod error;
 mod features;
+mod go;
 mod kernel_log;
 mod landings;
 mod links;

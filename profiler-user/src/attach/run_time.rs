@@ -51,7 +51,7 @@ impl RunTime {
 /// Of the programs at probes.
 fn total(bpf: &mut Ebpf) -> (Duration, u64) {
     let mut total = (Duration::ZERO, 0);
-    for role in [Role::Enter, Role::Ret, Role::Landing] {
+    for role in [Role::Enter, Role::GoEnter, Role::Ret, Role::Landing] {
         if let Ok(Ok(info)) = load::uprobe(bpf, role).map(|program| program.info()) {
             total.0 += info.run_time();
             total.1 += info.run_count();

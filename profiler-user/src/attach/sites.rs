@@ -77,7 +77,8 @@ impl Refusals {
 
     /// The probes that have no enter left.
     pub(super) fn dropped(&self, plan: &ProbePlan) -> BTreeSet<ProbeId> {
-        let of_enters = self.sites.iter().filter(|(_, _, role, _)| *role == Role::Enter);
+        let of_enters =
+            self.sites.iter().filter(|(_, _, role, _)| matches!(role, Role::Enter | Role::GoEnter));
         of_enters
             .map(|(_, site, ..)| site.cookie.probe())
             .filter(|&id| probe(plan, id).is_none_or(|probe| !self.has_enter(probe)))
@@ -127,7 +128,7 @@ fn by_object(
 ) -> BTreeMap<ObjectId, Vec<AttachSite>> {
     let mut groups: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for probe in plan.probes.iter().filter(|probe| !without.contains(&probe.id)) {
-        for site in probe.sites.iter().filter(|site| site.role == role) {
+        for site in probe.sites.iter().filter(|site| site.program() == role) {
             let cookie = site.cookie(probe.id);
             groups.entry(site.object).or_default().push(AttachSite { offset: site.offset, cookie });
         }

@@ -16,7 +16,7 @@ use profiler_common::{
 use super::error::errno;
 use super::features::in_initial_pid_namespace;
 use super::links::ENOTSUPP;
-use super::{AttachError, KernelCounts, Targets, load};
+use super::{AttachError, AttachOptions, KernelCounts, Targets, load};
 use crate::model::{FileOffset, Pid};
 use crate::reader::Ring;
 
@@ -72,7 +72,8 @@ impl Trial {
         if !in_initial_pid_namespace() {
             return Err(AttachError::PidNamespace);
         }
-        let mut bpf = load::load(Targets::Several, ring_bytes, false)?;
+        let options = AttachOptions { ring_bytes, go: false, ..AttachOptions::default() };
+        let mut bpf = load::load(Targets::Several, &options)?;
         let ring = load::take_ring(&mut bpf)?;
         Ok(Self { links: Vec::new(), ring, file, bpf })
     }

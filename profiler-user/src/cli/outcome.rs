@@ -14,7 +14,7 @@ use crate::doctor::ProcessError;
 use crate::plan::PlanError;
 use crate::symbols::SymbolError;
 use crate::target::TargetError;
-use crate::target::go::DwarfError;
+use crate::target::go::{DwarfError, GoError};
 
 /// How a run of the program ended; the exit code scripts see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,14 @@ impl Outcome {
         error.chain().find_map(Self::of_cause).unwrap_or(Self::Failed)
     }
 
+    const fn of_go(error: &GoError) -> Self {
+        match error {
+            GoError::Target(error) => Self::of_target(error),
+            GoError::OtherVersion { .. } => Self::Usage,
+            _ => Self::Target,
+        }
+    }
+
     const fn of_target(error: &TargetError) -> Self {
         match error {
             TargetError::NotPermitted { .. } => Self::Kernel,
@@ -62,6 +70,7 @@ impl Outcome {
             return Some(match error {
                 PrepareError::Map(_) => Self::Usage,
                 PrepareError::Target(error) => Self::of_target(error),
+                PrepareError::Go(error) => Self::of_go(error),
                 PrepareError::Symbols(_)
                 | PrepareError::Plan(_)
                 | PrepareError::NoMapFits { .. }
@@ -83,8 +92,8 @@ impl Outcome {
         if let Some(error) = cause.downcast_ref::<ProcessError>() {
             return Some(match error {
                 ProcessError::Target(error) => Self::of_target(error),
-                ProcessError::OtherVersion { .. } => Self::Usage,
-                ProcessError::NotGo(_) | ProcessError::Offsets(_) => Self::Target,
+                ProcessError::Go(error) => Self::of_go(error),
+                ProcessError::NotGo(_) => Self::Target,
             });
         }
         if cause.is::<DwarfError>() {

@@ -61,9 +61,8 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = units::size)]
     ring: Option<u32>,
 
-    /// How many functions one pattern of the map may match [default: 256].
-    #[arg(long, value_name = "N", value_parser = units::count)]
-    max_functions: Option<usize>,
+    #[command(flatten)]
+    search: settings::SearchArgs,
 
     /// What the probes may cost.
     #[arg(
@@ -207,11 +206,12 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
     let file = args.config.load()?;
     let kernel = tried_kernel();
     let settings = RunSettings {
-        aim: settings::run_aim(&args.target, &args.map, args.max_functions, &file, kernel.forms)?,
+        aim: settings::run_aim(&args.target, &args.map, &args.search, &file, kernel.forms)?,
         attach: AttachOptions {
             ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
             kernel_log: args.kernel_log,
             link_filter: kernel.link_filter,
+            go: true,
         },
         exits: match args.exits {
             ExitsArg::Landings => Exits::Landings,

@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
+use super::units;
 use crate::agent::{Aim, RunAim, Search, Whom};
 use crate::config::{Settings, SettingsError, load_settings};
 use crate::model::Pid;
@@ -57,7 +59,7 @@ pub(super) struct TargetArgs {
 pub(super) fn run_aim(
     args: &TargetArgs,
     maps: &[String],
-    max_functions: Option<usize>,
+    search_args: &SearchArgs,
     settings: &Settings,
     forms: KernelForms,
 ) -> Result<RunAim, SettingsError> {
@@ -82,7 +84,7 @@ pub(super) fn run_aim(
         follow: follow && !matches!(whom, Whom::Command(_)),
         whom,
         children: args.children || file.children == Some(true),
-        search: search(max_functions, settings, forms),
+        search: search(search_args, settings, forms),
         maps: named(maps, settings),
     })
 }
@@ -91,7 +93,7 @@ pub(super) fn run_aim(
 pub(super) fn aim(
     pid: Option<u32>,
     maps: &[String],
-    max_functions: Option<usize>,
+    search_args: &SearchArgs,
     settings: &Settings,
     forms: KernelForms,
 ) -> Result<Aim, SettingsError> {
@@ -101,7 +103,7 @@ pub(super) fn aim(
         (None, []) => return Err(SettingsError::NoTarget),
         (None, _) => return Err(SettingsError::SeveralTargets),
     };
-    let search = search(max_functions, settings, forms);
+    let search = search(search_args, settings, forms);
     Ok(Aim { pid: Pid(pid), maps: named(maps, settings), search })
 }
 
@@ -109,9 +111,24 @@ fn named(maps: &[String], settings: &Settings) -> Vec<String> {
     if maps.is_empty() { settings.maps.clone() } else { maps.to_vec() }
 }
 
-fn search(max_functions: Option<usize>, settings: &Settings, forms: KernelForms) -> Search {
+/// How maps and functions are looked for: the same for all verbs that plan.
+#[derive(Debug, Default, Args)]
+pub(super) struct SearchArgs {
+    /// How many functions one pattern of the map may match [default: 256].
+    #[arg(long, value_name = "N", value_parser = units::count)]
+    max_functions: Option<usize>,
+
+    /// Take what must be known of the version of Go that built the target from FILE: any program that
+    /// the same Go built with debug information.
+    #[arg(long, value_name = "FILE")]
+    go_offsets_from: Option<PathBuf>,
+}
+
+fn search(args: &SearchArgs, settings: &Settings, forms: KernelForms) -> Search {
+    let max_functions = args.max_functions;
     Search {
         forms,
+        go_offsets_from: args.go_offsets_from.as_deref().map(Arc::from),
         folders: settings.map_dirs.clone().into(),
         max_functions: max_functions.or(settings.max_functions).unwrap_or(MAX_FUNCTIONS),
     }

@@ -109,6 +109,8 @@ pub struct SpanDecl {
     pub only_in_trace: bool,
     /// Whether calls are added up instead of being recorded one by one.
     pub fold: bool,
+    /// Of Go functions: where their `context.Context` is, an argument or in what it points at.
+    pub context: Option<KeyExpr>,
     /// Line in the map, for messages; from 1.
     pub line: usize,
 }

@@ -237,6 +237,7 @@ impl Source<'_> {
             operation,
             only_in_trace,
             fold,
+            context,
         } = at.get();
         if let Some(operation) = operation
             && !root
@@ -280,8 +281,23 @@ impl Source<'_> {
             required: *required,
             only_in_trace: is(only_in_trace),
             fold: is(fold),
+            context: context.as_ref().map(|context| self.context(context)).transpose()?,
             line: self.line(at.span().start),
         })
+    }
+
+    fn context(&self, text: &At<String>) -> Result<KeyExpr, MapError> {
+        let word = parse_key(text.get()).map_err(|error| {
+            self.error(self.inside(&text.span(), text.get(), &error.at), error.problem, error.help)
+        })?;
+        match word {
+            KeyExpr::Arg(_) | KeyExpr::ArgWord(..) => Ok(word),
+            KeyExpr::Ret | KeyExpr::RetWord(_) => Err(self.error(
+                text.span(),
+                "a call has its context when it begins, and nothing is returned yet",
+                "write `arg(N)` or `*(arg(N)+OFFSET)`",
+            )),
+        }
     }
 
     fn handoffs(&self, raw: &[At<RawHandoff>]) -> Result<Vec<HandoffDecl>, MapError> {

@@ -146,6 +146,9 @@ pub(super) struct RawSpan {
     /// Whether calls are added up instead of being recorded one by one: those of a function within the
     /// same call become one span with their number, and the sum, minimum and maximum of their times.
     pub(super) fold: Option<At<bool>>,
+    /// Of Go functions: where their context.Context is: `arg(N)` is its first word, `*(arg(N)+OFF)` a place
+    /// in what that points at. Default: as the program's types tell.
+    pub(super) context: Option<At<String>>,
 }
 
 /// Work that changes hands: a call that gives and a call that takes show the same key.

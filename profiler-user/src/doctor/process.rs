@@ -8,8 +8,7 @@ use thiserror::Error;
 
 use crate::model::Pid;
 use crate::target::go::{
-    DwarfError, GoFacts, GoProgram, GoProgramError, GoVersion, KnownGo, RuntimeCheck, TlsSlot,
-    check_runtime,
+    GoError, GoFacts, GoProgram, GoProgramError, RuntimeCheck, TlsSlot, check_runtime, facts_of,
 };
 use crate::target::{Target, TargetError};
 
@@ -52,24 +51,9 @@ pub enum ProcessError {
     /// `--go-offsets-from` is for Go programs.
     #[error("--go-offsets-from is of no use here")]
     NotGo(#[source] GoProgramError),
-    /// What `--go-offsets-from` names does not tell them.
-    #[error("--go-offsets-from")]
-    Offsets(#[from] DwarfError),
-    /// Another Go built that.
-    #[error(
-        "{} was built by {found} and process {pid} by {wanted}: take a program built by {wanted}",
-        file.display()
-    )]
-    OtherVersion {
-        /// The file given.
-        file: PathBuf,
-        /// Its version.
-        found: String,
-        /// The process.
-        pid: Pid,
-        /// Its version.
-        wanted: String,
-    },
+    /// What `--go-offsets-from` names does not tell them, or the process cannot be read.
+    #[error(transparent)]
+    Go(#[from] GoError),
 }
 
 /// Looks at a process; nothing in it is changed. The facts come from the table of known versions,
@@ -106,24 +90,10 @@ fn diagnose_go(
     program: GoProgram,
     offsets_from: Option<&Path>,
 ) -> Result<GoDiagnosis, ProcessError> {
-    let (facts, facts_from) = match offsets_from {
-        Some(file) => {
-            let found = GoProgram::read(file).map_err(DwarfError::from)?.version;
-            if found != program.version {
-                return Err(ProcessError::OtherVersion {
-                    file: file.into(),
-                    found,
-                    pid,
-                    wanted: program.version,
-                });
-            }
-            let facts = GoFacts::from_dwarf(file)?;
-            (Some(facts), format!("read from {}", file.display()))
-        }
-        None => match KnownGo::of(&program.version) {
-            Ok(known) => (Some(known.facts.clone()), known_from(&program.version, known)),
-            Err(unknown) => (None, unknown.to_string()),
-        },
+    let (facts, facts_from) = match facts_of(pid, &program.version, offsets_from) {
+        Ok((facts, from)) => (Some(facts), from),
+        Err(GoError::Unknown { source, .. }) => (None, source.to_string()),
+        Err(error) => return Err(error.into()),
     };
     let self_test = match &facts {
         Some(facts) => check_runtime(pid, &program, facts)?,
@@ -137,19 +107,6 @@ fn diagnose_go(
         facts_from,
         self_test,
     })
-}
-
-/// Where the facts of a version come from.
-fn known_from(version: &str, known: &KnownGo) -> String {
-    let releases: Vec<String> =
-        known.read_from.iter().map(|release| format!("go{release}")).collect();
-    let mut words = format!("known, as {} have them", releases.join(" and "));
-    let experiments = version.parse().map_or_else(|_| Vec::new(), |go: GoVersion| go.experiments);
-    if !experiments.is_empty() {
-        let _: Result<(), _> =
-            write!(words, " (built without the experiments {})", experiments.join(", "));
-    }
-    words
 }
 
 impl ProcessDiagnosis {

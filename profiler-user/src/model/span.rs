@@ -10,6 +10,13 @@ use super::{Lane, MonoNs, ProbeId, SpanId, Tid, TraceId};
 pub enum Evidence {
     /// The parent's frame was open below it on the same stack.
     Stack,
+    /// The parent's frame was open below it, on the other of the two stacks that a goroutine has while it
+    /// runs functions in C: its own and the thread's.
+    Cgo,
+    /// The parent is an open call in whose `context.Context` this call is made.
+    Context,
+    /// The parent's frame was open when it made the goroutine, and still was when this first call came.
+    Spawn,
     /// A key that the parent gave and this call took; the hand-off's name.
     Handoff(Arc<str>),
     /// It has no parent.
@@ -20,6 +27,9 @@ impl fmt::Display for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stack => f.write_str("stack"),
+            Self::Cgo => f.write_str("cgo"),
+            Self::Context => f.write_str("context"),
+            Self::Spawn => f.write_str("spawn"),
             Self::Handoff(name) => write!(f, "handoff:{name}"),
             Self::None => f.write_str("none"),
         }

@@ -56,7 +56,7 @@ impl<'a> Planner<'a> {
             probe.exits_with = with.get(&probe.id).copied().unwrap_or(probe.id);
         }
         let rules = self.rules(target, &wanted, &ids, handoffs);
-        Ok(ProbePlan { probes, rules, foreseen: Vec::new(), skipped: self.skipped })
+        Ok(ProbePlan { probes, rules, foreseen: Vec::new(), skipped: self.skipped, go: None })
     }
 
     /// Functions that end at each other's returns capture the same words there, so that a word's

@@ -41,7 +41,7 @@ impl GrowingPlan {
     /// cannot have one is left out, as skipped.
     #[must_use]
     pub fn add(&mut self, plan: ProbePlan, target: &Target) -> ProbePlan {
-        let ProbePlan { probes, mut rules, foreseen, mut skipped } = plan;
+        let ProbePlan { probes, mut rules, foreseen, mut skipped, go } = plan;
         if self.rules.spans.is_empty() {
             // Until a map is known, the loader's probe may be the only one.
             let probes = std::mem::take(&mut self.rules.probes);
@@ -90,7 +90,7 @@ impl GrowingPlan {
                 }
             }
         }
-        ProbePlan { probes: kept, rules: self.rules.clone(), foreseen, skipped }
+        ProbePlan { probes: kept, rules: self.rules.clone(), foreseen, skipped, go }
     }
 
     /// A probe's id, and whether it is new.

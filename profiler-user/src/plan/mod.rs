@@ -27,6 +27,7 @@ mod build;
 mod callers;
 mod captures;
 mod catalogue;
+mod contexts;
 mod costs;
 mod enter;
 mod error;
@@ -59,6 +60,10 @@ use crate::target::ObjectId;
 
 pub use build::{build, selectors};
 pub use callers::{CallScan, Candidates, Predicted, predict};
+pub use contexts::{
+    add_contexts, context_in_memory, context_in_registers, declared_context,
+    record_outside_of_traces,
+};
 pub use costs::{Costs, EventWords, Kernel};
 pub use error::{Missing, PlanError};
 pub use form::entry_cost;
@@ -70,7 +75,7 @@ pub use landing::{
 };
 pub use predict::{CallCost, Ends, call_costs, dearest_first, dearest_ns};
 pub use price::{Price, since};
-pub use probe_plan::{CostClass, ForeseenReturn, PlannedProbe, ProbePlan, Site, Skipped};
+pub use probe_plan::{CostClass, ForeseenReturn, GoPlan, PlannedProbe, ProbePlan, Site, Skipped};
 pub use silent::{MARKED, add_silent, silent};
 
 /// Finds the function that starts at an address of an object, if one does.

@@ -93,7 +93,9 @@ pub fn call_costs(
 pub fn dearest_ns(probe: &PlannedProbe, role: Role, costs: &Costs) -> u64 {
     let sites = probe.sites.iter().filter(|site| site.role == role);
     let ns = sites.map(|site| match role {
-        Role::Enter | Role::GoRuntime => costs.event_ns(site.cost, probe.at_enter.len),
+        Role::Enter | Role::GoEnter | Role::GoRuntime => {
+            costs.event_ns(site.cost, probe.at_enter.len)
+        }
         Role::Ret | Role::Landing => costs.exit_ns(site.cost, probe.at_ret.len),
     });
     ns.max().unwrap_or(0)

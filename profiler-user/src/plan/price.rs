@@ -23,15 +23,15 @@ impl Price {
     /// Of a probe, by its dearest sites.
     #[must_use]
     pub fn of(probe: &PlannedProbe, costs: &Costs) -> Self {
-        let dearest = |role| {
-            let sites = probe.sites.iter().filter(|site| site.role == role);
+        let dearest = |roles: &[Role]| {
+            let sites = probe.sites.iter().filter(|site| roles.contains(&site.role));
             sites.map(|site| site.cost).max().map_or(0.0, |class| costs.trap_of(class))
         };
         Self {
-            // What Go's runtime tells is counted as an enter, and none has both.
-            enter: dearest(Role::Enter).max(dearest(Role::GoRuntime)),
+            // What the runtime of Go tells is counted as an enter, and no probe has both.
+            enter: dearest(&[Role::Enter, Role::GoRuntime]),
             entered: costs.event_of(probe.at_enter.len),
-            exit: dearest(Role::Ret),
+            exit: dearest(&[Role::Ret]),
             landing: costs.trap_of(CostClass::Emulated),
             ended: costs.landing + costs.event_of(probe.at_ret.len) - costs.event_of(0),
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use profiler_common::{CaptureProgram, Cookie, LaneKind, ProbeId, Role};
+use profiler_common::{CaptureProgram, ContextParent, Cookie, GoRuntime, LaneKind, ProbeId, Role};
 
 use super::ReturnPlan;
 use crate::model::{FileOffset, Rules, VirtAddr};
@@ -42,6 +42,15 @@ pub struct Site {
 }
 
 impl Site {
+    /// Which program of the kernel side is for it.
+    #[must_use]
+    pub const fn program(&self) -> Role {
+        match self.role {
+            Role::Enter if self.flags & Cookie::GO != 0 => Role::GoEnter,
+            role => role,
+        }
+    }
+
     /// The site's cookie for `probe`.
     #[must_use]
     pub fn cookie(&self, probe: ProbeId) -> Cookie {
@@ -133,4 +142,15 @@ pub struct ProbePlan {
     pub foreseen: Vec<ForeseenReturn>,
     /// What is not probed, and why.
     pub skipped: Vec<Skipped>,
+    /// What must be known of the Go program, where functions in Go are probed.
+    pub go: Option<GoPlan>,
+}
+
+/// What the kernel side must know of a Go program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GoPlan {
+    /// Where its runtime keeps what it knows of goroutines.
+    pub runtime: GoRuntime,
+    /// The types of contexts that have a parent: their addresses in the target, and where they keep it.
+    pub contexts: Vec<(u64, ContextParent)>,
 }

@@ -72,6 +72,7 @@ mod tests {
             required: false,
             only_in_trace,
             fold,
+            context: None,
             line: 1,
         }
     }

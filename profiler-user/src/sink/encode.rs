@@ -17,7 +17,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use super::resource::Resource;
 use super::{SCHEMA_URL, VERSION};
 use crate::model::{
-    ClockOffset, MonoNs, Pid, Rules, Span, SpanId, SpanRule, ThreadNames, Trace, TraceEnd, TraceId,
+    ClockOffset, Lane, MonoNs, Pid, Rules, Span, SpanId, SpanRule, ThreadNames, Trace, TraceEnd,
+    TraceId,
 };
 
 /// A span on its way out.
@@ -150,6 +151,9 @@ fn attributes(trace: &Trace, span: &Span, context: &Context<'_>) -> Vec<KeyValue
                 list.add("code.line.number", i64::from(line));
             }
         }
+    }
+    if let Lane::Goroutine(_, goroutine) = span.lane {
+        list.add("go.goroutine.id", int(goroutine.0));
     }
     list.add("thread.id", i64::from(span.tid.0));
     if let Some(name) = context.threads.get(&span.tid) {

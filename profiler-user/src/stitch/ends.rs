@@ -97,6 +97,12 @@ impl Core {
     }
 
     pub(super) fn close(&mut self, frame: &Frame, end: MonoNs, exit: ExitKind) {
+        if let Some(known_as) = frame.known_as {
+            self.contexts.remove(known_as);
+        }
+        if frame.has_spawned {
+            self.spawns.end_call(frame.serial);
+        }
         let Some(span) = frame.span else { return };
         let Some(trace) = self.traces.get_mut(span.trace) else { return };
         trace.close(span, end, exit);

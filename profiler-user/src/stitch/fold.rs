@@ -7,7 +7,7 @@ use crate::model::{Event, ExitKind, Folded, FrameAddr, MonoNs, ProbeId};
 use super::frames::{Context, Frame};
 use super::lane::LaneState;
 use super::stitcher::Core;
-use super::trace::{Basis, More, NewSpan, OpenTrace, SpanRef, What};
+use super::trace::{Basis, More, NewSpan, OpenTrace, Rests, SpanRef, What};
 
 /// What the kernel side tells.
 pub(super) struct FoldedEvent {
@@ -46,7 +46,7 @@ impl Core {
                 lane: event.lane,
                 tid: event.tid,
                 lost: 0,
-                rests_on: 0,
+                rests: Rests::NOTHING,
             };
             trace.begin_adding_up(parent, folded.probe, new)
         });

@@ -4,7 +4,8 @@ use std::num::NonZeroU64;
 
 use crate::model::{FrameAddr, MonoNs, ProbeId, ReturnAddr};
 
-use super::trace::SpanRef;
+use super::contexts::ContextRef;
+use super::trace::{Basis, Rests, SpanRef};
 
 /// What an open frame is to the calls below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,13 +18,21 @@ pub(super) enum Context {
     Nothing,
 }
 
-/// A hand-off that was taken by a call without a span: the evidence of what is directly below it.
+/// Evidence other than the lane's own stack: of a call, and where that makes no span of what is directly
+/// below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Via {
-    /// Number of the rule.
-    pub(super) rule: u16,
-    /// The event that took the key, by number.
-    pub(super) taken: NonZeroU64,
+    pub(super) basis: Basis,
+    /// The event with which it was believed, by number.
+    pub(super) since: NonZeroU64,
+    /// The lane it rests on, as in [`Rests`].
+    pub(super) on: u32,
+}
+
+impl Via {
+    pub(super) const fn rests(self) -> Rests {
+        Rests { since: self.since.get(), on: self.on }
+    }
 }
 
 /// A call that has begun and not ended.
@@ -40,8 +49,10 @@ pub(super) struct Frame {
     pub(super) via: Option<Via>,
     /// When it jumped to another function of which nothing is known.
     pub(super) jumped: Option<MonoNs>,
-    /// Counts up with every frame of the lane.
+    /// The event with which it began, among all events: names one frame of all.
     pub(super) serial: u64,
+    /// Where it is known by its `context.Context`.
+    pub(super) known_as: Option<ContextRef>,
     pub(super) probe: ProbeId,
     /// The number of the event with which it began.
     pub(super) number: u32,
@@ -49,8 +60,11 @@ pub(super) struct Frame {
     is_orphan: bool,
     /// It may be gone already, and its slot another call's: events of its lane were lost.
     pub(super) after_loss: bool,
-    /// It may be gone already: the call its stack depends on has ended.
+    /// It may be gone already: the call its stack depends on has ended. Or its thread runs for someone
+    /// else now.
     pub(super) adrift: bool,
+    /// Goroutines it has made may be waiting for their first call.
+    pub(super) has_spawned: bool,
 }
 
 impl Frame {
@@ -74,11 +88,13 @@ impl Frame {
             via: None,
             jumped: None,
             serial: 0,
+            known_as: None,
             probe,
             number,
             is_orphan: false,
             after_loss: false,
             adrift: false,
+            has_spawned: false,
         }
     }
 

@@ -12,9 +12,10 @@
 //! call. Whether one coroutine called another, or was suspended in its favour, cannot be seen, so
 //! neither is claimed.
 
-use crate::model::{FrameAddr, MonoNs, ProbeId};
+use crate::model::{FrameAddr, Goid, Lane, MonoNs, ProbeId, Tid};
 
 use super::frames::{Frame, Frames};
+use super::stitcher::Call;
 use super::trace::SpanRef;
 
 /// How far from the calls seen on a stack a new one may lie to be on it. Smaller than the smallest
@@ -103,30 +104,68 @@ impl Stacks {
 #[derive(Clone, Debug, Default)]
 pub(super) struct LaneState {
     stacks: Stacks,
+    /// All addresses are on one stack, however far apart: a goroutine's.
+    one_stack: bool,
     /// Index of the stack the latest event was on.
     active: usize,
+    /// The latest event of the lane that was on a stack, among all events.
     serial: u64,
     open: usize,
     /// Number of the latest event on the lane.
     pub(super) sequence: u32,
     /// The latest event of the lane among all events.
     pub(super) seen: u64,
+    /// Events since it began may be missing.
+    pub(super) missed: bool,
+    /// A call has begun on it.
+    pub(super) has_called: bool,
+    /// A thread: the goroutine it runs functions in C for.
+    pub(super) carries: Option<Goid>,
+    /// A thread: the event since which it does; calls that began before were made for another.
+    pub(super) carries_since: u64,
+    /// A goroutine: the thread that carries it.
+    pub(super) carrier: Option<Tid>,
+    /// The outermost frame that has ended since this was asked, by serial.
+    popped: Option<u64>,
     /// Events lost since the frame opened last; they are marked on the next one.
     pub(super) lost_before_next: u64,
 }
 
 impl LaneState {
+    /// One that has just begun.
+    pub(super) fn of(lane: Lane) -> Self {
+        Self { one_stack: matches!(lane, Lane::Goroutine(..)), ..Self::default() }
+    }
+
+    /// It begins anew: its numbers do.
+    pub(super) fn begin_anew(&mut self) {
+        // Of a goroutine there is only one.
+        let missed = self.one_stack;
+        *self = Self { one_stack: self.one_stack, seen: self.seen, missed, ..Self::default() };
+    }
+
+    pub(super) const fn is_goroutine(&self) -> bool {
+        self.one_stack
+    }
+
+    /// The outermost frame that has ended since this was asked, by serial.
+    pub(super) const fn take_popped(&mut self) -> Option<u64> {
+        self.popped.take()
+    }
+
     pub(super) const fn open_frames(&self) -> usize {
         self.open
     }
 
     /// Goes to the stack an address lies on, known or new. If too many are known, the one longest
     /// unused goes, and its frames are returned.
-    pub(super) fn go_to(&mut self, slot: FrameAddr) -> Vec<Frame> {
-        self.serial += 1;
+    pub(super) fn go_to(&mut self, slot: FrameAddr, now: u64) -> Vec<Frame> {
+        self.serial = now;
         let mut forgotten = Vec::new();
         let on_active = |stack: &Stack| stack.distance(slot.0) == 0;
-        if !self.stacks.get(self.active).is_some_and(on_active) {
+        if self.one_stack && self.stacks.len() > 0 {
+            self.active = 0;
+        } else if !self.stacks.get(self.active).is_some_and(on_active) {
             let nearest = self
                 .stacks
                 .iter()
@@ -147,7 +186,7 @@ impl LaneState {
                     frames: Frames::default(),
                     base: None,
                     // If what came before was lost, it may be another.
-                    first: self.serial == 1 && self.sequence <= 1,
+                    first: self.stacks.len() == 0 && !self.missed,
                     used: self.serial,
                 });
             }
@@ -241,6 +280,7 @@ impl LaneState {
     /// What depends on a frame that has ended is adrift from now on.
     fn gone(&mut self, frame: &Frame) {
         self.open -= 1;
+        self.popped = Some(self.popped.map_or(frame.serial, |popped| popped.min(frame.serial)));
         let depends = |stack: &Stack, serial: u64| stack.base == Some(serial);
         if !self.stacks.iter().any(|stack| depends(stack, frame.serial)) {
             return;
@@ -257,6 +297,12 @@ impl LaneState {
         }
     }
 
+    /// The innermost frame of the active stack, if it is of those that have led to the next call: not one
+    /// that was made for a goroutine the thread does not carry any more.
+    pub(super) fn inside(&self) -> Option<&Frame> {
+        self.innermost().filter(|frame| frame.serial > self.carries_since)
+    }
+
     /// The call from which the active stack was entered, if it is empty.
     pub(super) fn outside(&self) -> Option<&Frame> {
         let active = self.stacks.get(self.active)?;
@@ -264,7 +310,54 @@ impl LaneState {
             return None;
         }
         // As long as the lane is elsewhere its first stack does not change.
-        self.stacks.iter().find(|stack| stack.first)?.frames.last()
+        let outside = self.stacks.iter().find(|stack| stack.first)?.frames.last();
+        outside.filter(|frame| frame.serial > self.carries_since)
+    }
+
+    /// Runs for another from now on, after the event `now`.
+    pub(super) fn carry(&mut self, goroutine: Option<Goid>, now: u64) {
+        (self.carries, self.carries_since) = (goroutine, now);
+        for frame in self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut()) {
+            frame.adrift = true;
+        }
+    }
+
+    /// The innermost frame of the thread's own stack, if it began after the event `since` for whom the
+    /// thread carries now; taken off.
+    pub(super) fn pop_carried(&mut self, since: u64) -> Option<Frame> {
+        let since = since.max(self.carries_since);
+        let own = self.stacks.iter_mut().find(|stack| stack.first)?;
+        let frame = own.frames.pop_if(|frame| frame.serial > since)?;
+        self.gone(&frame);
+        Some(frame)
+    }
+
+    /// Frames that began after the event `since` may be gone.
+    pub(super) fn doubt_since(&mut self, since: u64) {
+        for frame in self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut()) {
+            frame.adrift |= frame.serial > since;
+        }
+    }
+
+    /// The open frame of that serial.
+    pub(super) fn frame_mut(&mut self, serial: u64) -> Option<&mut Frame> {
+        let mut frames = self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut());
+        frames.find(|frame| frame.serial == serial)
+    }
+
+    /// Whether a call is the innermost one begun once more: a goroutine's function whose stack was too
+    /// small begins again once it has grown.
+    pub(super) fn begins_again(&mut self, call: &Call) -> bool {
+        if !self.one_stack {
+            return false;
+        }
+        let innermost = self.stacks.get_mut(self.active).and_then(|stack| stack.frames.last_mut());
+        let same = innermost.filter(|frame| {
+            (frame.probe, frame.slot, frame.return_address)
+                == (call.probe, call.slot, call.return_address)
+                && !frame.is_doubtful()
+        });
+        same.map(|frame| frame.number = call.number).is_some()
     }
 
     /// Opens a frame on the active stack. `base`: the frame of another stack it was called from.
@@ -306,6 +399,7 @@ impl LaneState {
     /// After a loss every frame may be gone, and no stack is known to be empty: what calls onto
     /// another stack cannot be told any more.
     pub(super) fn doubt_all(&mut self) {
+        self.missed = true;
         for stack in self.stacks.iter_mut() {
             stack.first = false;
             for frame in stack.frames.iter_mut() {

@@ -25,16 +25,42 @@ impl Lanes {
         self.places.contains_key(&lane)
     }
 
-    /// A lane, known or new.
-    pub(super) fn get(&mut self, lane: Lane) -> Option<&mut LaneState> {
+    /// Where a lane is, known or new.
+    pub(super) fn place(&mut self, lane: Lane) -> u32 {
         let Self { places, states, free } = self;
-        let place = *places.entry(lane).or_insert_with(|| {
-            free.pop().unwrap_or_else(|| {
-                states.push(LaneState::default());
+        *places.entry(lane).or_insert_with(|| {
+            let state = LaneState::of(lane);
+            let known = free.pop().and_then(|place| Some((place, states.get_mut(place as usize)?)));
+            if let Some((place, free)) = known {
+                *free = state;
+                place
+            } else {
+                states.push(state);
                 (states.len() - 1) as u32
-            })
-        });
-        states.get_mut(place as usize)
+            }
+        })
+    }
+
+    /// Where a lane is, if it is known.
+    pub(super) fn find(&self, lane: Lane) -> Option<u32> {
+        self.places.get(&lane).copied()
+    }
+
+    pub(super) fn at(&mut self, place: u32) -> Option<&mut LaneState> {
+        self.states.get_mut(place as usize)
+    }
+
+    /// A lane and another one.
+    pub(super) fn pair(
+        &mut self,
+        place: u32,
+        other: Option<u32>,
+    ) -> Option<(&mut LaneState, Option<(u32, &LaneState)>)> {
+        let Some(other) = other.filter(|other| *other != place) else {
+            return Some((self.at(place)?, None));
+        };
+        let [one, two] = self.states.get_disjoint_mut([place as usize, other as usize]).ok()?;
+        Some((one, Some((other, two))))
     }
 
     /// Forgets a lane.
@@ -49,7 +75,8 @@ impl Lanes {
         let Self { places, states, free } = self;
         places.retain(|_, place| {
             let Some(state) = states.get_mut(*place as usize) else { return false };
-            let is_busy = state.open_frames() > 0;
+            // What a thread carries is told when it changes.
+            let is_busy = state.open_frames() > 0 || state.carries.is_some();
             if !is_busy {
                 *state = LaneState::default();
                 free.push(*place);

@@ -15,6 +15,10 @@ pub struct Limits {
     pub spans_per_trace: usize,
     /// Hand-off keys that are given and not taken.
     pub keys: usize,
+    /// Open calls that are known by their contexts.
+    pub contexts: usize,
+    /// For so many goroutines that are made after it, one that has made no call yet is remembered.
+    pub spawns: usize,
     /// How long a trace waits for its last span after its root has closed; nanoseconds.
     pub grace: u64,
 }
@@ -27,6 +31,8 @@ impl Default for Limits {
             traces: 10_000,
             spans_per_trace: 5000,
             keys: 100_000,
+            contexts: 100_000,
+            spawns: 16_384,
             grace: 10_000_000_000,
         }
     }
@@ -74,12 +80,21 @@ pub struct StitchStats {
     pub traces_full: u64,
     /// Keys dropped because there were too many.
     pub keys_full: u64,
+    /// Calls that are not known by their contexts because there were too many.
+    pub contexts_full: u64,
+    /// Goroutines whose maker was forgotten before their first call because there were too many.
+    pub spawns_full: u64,
+    /// First calls of goroutines that were made in one trace and called in the context of another, whose
+    /// they are then: workers that were started when first needed.
+    pub disagreements: u64,
+    /// Threads of which it is not known any more for which goroutine they run, because events were lost.
+    pub unknown_carriers: u64,
 }
 
 impl StitchStats {
     /// The counters by name, in a fixed order.
     #[must_use]
-    pub fn rows(&self) -> [(&'static str, u64); 19] {
+    pub fn rows(&self) -> [(&'static str, u64); 23] {
         [
             ("events", self.events),
             ("lost", self.lost),
@@ -100,6 +115,10 @@ impl StitchStats {
             ("frames_full", self.frames_full),
             ("traces_full", self.traces_full),
             ("keys_full", self.keys_full),
+            ("contexts_full", self.contexts_full),
+            ("spawns_full", self.spawns_full),
+            ("disagreements", self.disagreements),
+            ("unknown_carriers", self.unknown_carriers),
         ]
     }
 }

@@ -58,9 +58,11 @@
 #![forbid(unsafe_code)]
 
 mod build;
+mod contexts;
 mod ends;
 mod fold;
 mod frames;
+mod goroutines;
 mod handoff;
 mod ids;
 mod lane;
@@ -68,6 +70,7 @@ mod lanes;
 mod limits;
 mod names;
 mod parentage;
+mod spawns;
 mod stitcher;
 mod tainted;
 mod trace;

@@ -80,6 +80,9 @@ impl Names {
     pub(super) fn evidence(&self, basis: Basis) -> Evidence {
         match basis {
             Basis::Stack => Evidence::Stack,
+            Basis::Cgo => Evidence::Cgo,
+            Basis::Context => Evidence::Context,
+            Basis::Spawn => Evidence::Spawn,
             Basis::Handoff(rule) => {
                 let name = self.handoffs.get(usize::from(rule)).unwrap_or(&self.unnamed.name);
                 Evidence::Handoff(Arc::clone(name))

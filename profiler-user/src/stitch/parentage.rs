@@ -5,16 +5,16 @@ use std::num::NonZeroU64;
 use crate::model::{ExitKind, Lane, Moment, MonoNs, OrphanPolicy, ProbeId, SpanId, TraceId, Words};
 
 use super::frames::{Context, Frame, Via};
+use super::goroutines::{Peer, Spawned};
 use super::handoff::{self, Asked, Gave, Given, Key};
 use super::lane::LaneState;
 use super::stitcher::{Call, Core};
-use super::trace::{Basis, NewSpan, SpanRef, TraceKey, What};
+use super::trace::{Basis, NewSpan, Rests, SpanRef, TraceKey, What};
 
 /// Whose child a call is.
 pub(super) struct Parent {
     context: Context,
-    basis: Basis,
-    /// The hand-off behind the evidence.
+    /// The evidence, if it is not the lane's own stack.
     via: Option<Via>,
     /// The frame of another stack from which this stack was entered.
     pub(super) base: Option<u64>,
@@ -34,60 +34,120 @@ pub(super) struct Spare {
 }
 
 impl Core {
-    /// Whose child the call is: the first evidence that holds.
-    pub(super) fn parent(&mut self, lane: &LaneState, call: &Call) -> Parent {
+    /// Whose child the call is: the first evidence that holds. `spawned`: for the first call of a goroutine,
+    /// the call it was made in.
+    pub(super) fn parent(
+        &mut self,
+        lane: &LaneState,
+        peer: Option<&Peer<'_>>,
+        spawned: Option<&Spawned>,
+        call: &Call,
+    ) -> Parent {
+        let is_running =
+            |span| lane.is_running(span) || peer.is_some_and(|peer| peer.lane.is_running(span));
         let mut taken = std::mem::take(&mut self.spare.taken);
         self.take(call, &mut taken);
         // Those it runs under anyway are no others.
         let mut others = std::mem::take(&mut self.spare.others);
         let givers = taken.iter().map(|(_, given)| given.giver);
-        others.extend(givers.skip(1).filter(|giver| !lane.is_running(*giver)));
+        others.extend(givers.skip(1).filter(|giver| !is_running(*giver)));
         if let Some((number, given)) = taken.first() {
             // Work done by its giver, on the giver's own stack: the stack knows more exactly below
             // which of the giver's calls.
-            if !lane.is_running(given.giver) {
+            if !is_running(given.giver) {
                 return Parent {
                     context: Context::Span(given.giver),
-                    basis: Basis::Handoff(*number),
-                    via: self.via(*number),
+                    via: self.via(Basis::Handoff(*number), Rests::ANY),
                     base: None,
                     taken,
                     others,
                 };
             }
         }
-        let inside = lane.innermost();
+        let inside = lane.inside();
         // A root that begins on a stack of its own is a request of its own: servers that give each
         // request a coroutine run many of them on one thread.
         let outside =
             if inside.is_some() || self.is_root(call.probe) { None } else { lane.outside() };
-        let mut parent = Parent {
-            context: Context::Nothing,
-            basis: Basis::None,
-            via: None,
-            base: outside.map(|frame| frame.serial),
-            taken,
-            others,
+        let own = inside.or(outside);
+        let over = peer.and_then(|peer| peer.over(own));
+        let (context, via) = match (over, own) {
+            (Some((frame, place)), _) => self.across(frame, place, call.lane),
+            (None, Some(frame)) => self.below(frame),
+            (None, None) => self.from_elsewhere(spawned, call),
         };
-        let Some(frame) = inside.or(outside) else { return parent };
-        parent.context = match frame.context() {
-            _ if frame.is_doubtful() => Context::Orphan,
-            _ if frame.via.is_some_and(|via| self.tainted.covers(via.taken.get())) => {
-                Context::Orphan
-            }
-            Context::Span(span) if !self.is_there(span) => Context::Orphan,
-            context => context,
-        };
-        if let Context::Span(_) = parent.context {
-            parent.basis = frame.via.map_or(Basis::Stack, |via| Basis::Handoff(via.rule));
-            parent.via = frame.via;
-        }
-        parent
+        let base = outside.filter(|_| over.is_none()).map(|frame| frame.serial);
+        Parent { context, via, base, taken, others }
     }
 
-    /// That this event takes a key of the rule.
-    fn via(&self, rule: u16) -> Option<Via> {
-        Some(Via { rule, taken: NonZeroU64::new(self.stats.events)? })
+    /// What a call is to those that begin below it now.
+    fn below(&self, frame: &Frame) -> (Context, Option<Via>) {
+        match frame.context() {
+            _ if frame.is_doubtful() => (Context::Orphan, None),
+            _ if frame.via.is_some_and(|via| self.tainted.covers(via.since.get())) => {
+                (Context::Orphan, None)
+            }
+            Context::Span(span) if !self.is_there(span) => (Context::Orphan, None),
+            Context::Span(span) => (Context::Span(span), frame.via),
+            context => (context, None),
+        }
+    }
+
+    /// What a call is to those that begin below it now on the other stack of its goroutine.
+    fn across(&self, frame: &Frame, place: u32, to: Lane) -> (Context, Option<Via>) {
+        let (context, via) = self.below(frame);
+        let Context::Span(span) = context else { return (context, None) };
+        let via = match via {
+            // What that rests on, and on its own lane too.
+            Some(via) => self.via(via.basis, Rests::ANY),
+            // A callback that makes no span, and calls back.
+            None if self.get(span).is_some_and(|open| open.lane == to) => None,
+            None => self.via(Basis::Cgo, place),
+        };
+        (context, via)
+    }
+
+    /// The parent of a call that is the outermost of its lane: by its context; else, of the lane's first,
+    /// where the lane was made.
+    fn from_elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
+        let made_in = spawned.filter(|spawned| self.is_there(spawned.span));
+        let nearest = call.contexts.and_then(|contexts| contexts.nearest);
+        let found = nearest
+            .and_then(|nearest| self.contexts.find((call.lane.pid(), nearest), &self.traces));
+        let Some((span, on)) = found else {
+            let Some(&Spawned { span, on }) = made_in else { return (Context::Nothing, None) };
+            return (Context::Span(span), self.via(Basis::Spawn, on));
+        };
+        let via = self.via(Basis::Context, on);
+        let Some(made_in) = made_in else { return (Context::Span(span), via) };
+        if made_in.span.trace != span.trace {
+            self.stats.disagreements += 1;
+            return (Context::Span(span), via);
+        }
+        // Made above the call that is known by the context: that may be another for which the context was
+        // made too, side by side with this one.
+        let trace = self.traces.get(span.trace);
+        let above = trace.and_then(|trace| trace.common(span, made_in.span));
+        match above {
+            Some(above) if above != span => {
+                (Context::Span(above), self.via(Basis::Context, Rests::ANY))
+            }
+            _ => (Context::Span(span), via),
+        }
+    }
+
+    /// Where a goroutine is made, in a call of that lane.
+    pub(super) fn spawned(&self, frame: &Frame, place: u32) -> Option<Spawned> {
+        match self.below(frame) {
+            (Context::Span(span), None) => Some(Spawned { span, on: place }),
+            (Context::Span(span), Some(_)) => Some(Spawned { span, on: Rests::ANY }),
+            _ => None,
+        }
+    }
+
+    /// That the evidence is believed with this event.
+    fn via(&self, basis: Basis, on: u32) -> Option<Via> {
+        Some(Via { basis, since: NonZeroU64::new(self.stats.events)?, on })
     }
 
     /// What the call takes: the first span of each hand-off whose key it has.
@@ -117,7 +177,13 @@ impl Core {
 
     /// Opens the call's frame, and its span if it makes one.
     pub(super) fn open(&mut self, lane: &mut LaneState, call: &Call, mut parent: Parent) -> Frame {
-        let frame = self.open_below(lane, call, &parent);
+        let mut frame = self.open_below(lane, call, &parent);
+        if let (Context::Span(span), Some(contexts)) = (frame.context(), call.contexts) {
+            let key = (call.lane.pid(), contexts.own);
+            let limit = self.limits.contexts;
+            frame.known_as = self.contexts.add(key, span, call.place, &self.traces, limit);
+            self.stats.contexts_full += u64::from(frame.known_as.is_none());
+        }
         parent.taken.clear();
         parent.others.clear();
         self.spare.taken = parent.taken;
@@ -142,12 +208,16 @@ impl Core {
             id: self.ids.span(),
             what: What::Call(call.probe),
             root: rule.root,
-            basis: parent.basis,
+            basis: match (parent.via, parent.context) {
+                (Some(via), _) => via.basis,
+                (None, Context::Span(_)) => Basis::Stack,
+                (None, _) => Basis::None,
+            },
             start: call.time,
             lane: call.lane,
             tid: call.tid,
             lost: std::mem::take(&mut lane.lost_before_next),
-            rests_on: parent.via.map_or(0, |via| via.taken.get()),
+            rests: parent.via.map_or(Rests::NOTHING, Via::rests),
         };
         frame.via = None;
         frame.set_context(Context::Orphan);
@@ -194,7 +264,7 @@ impl Core {
             lane: call.lane,
             tid: call.tid,
             lost: 0,
-            rests_on: self.stats.events,
+            rests: Rests { since: self.stats.events, on: Rests::ANY },
         };
         let Some(trace) = self.traces.get_mut(given.giver.trace) else { return };
         let span = trace.add(wait, Some(given.giver.index));

@@ -1,14 +1,16 @@
 //! The rules: what an event does to the frames of its lane, and whose child a call is.
 
 use crate::model::{
-    Ahead, Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs, Pid, ProbeId, ReturnAddr,
-    Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
+    Ahead, Contexts as CallContexts, Event, EventBody, ExitKind, FrameAddr, Lane, Moment, MonoNs,
+    Pid, ProbeId, ReturnAddr, Rules, Seen, Tid, Trace, TraceEnd, Watches, Words,
 };
 
 use super::build::Arranger;
+use super::contexts::Contexts;
 use super::ends::Exit;
 use super::fold::FoldedEvent;
 use super::frames::Context;
+use super::goroutines::{Peer, Spawned};
 use super::handoff::{Keys, Sides};
 use super::ids::IdSource;
 use super::lane::LaneState;
@@ -16,6 +18,7 @@ use super::lanes::Lanes;
 use super::limits::{Limits, StitchStats};
 use super::names::Names;
 use super::parentage::Spare;
+use super::spawns::Spawns;
 use super::tainted::Tainted;
 use super::trace::{NewSpan, Open, OpenTrace, SpanRef, TraceKey};
 use super::traces::Traces;
@@ -23,8 +26,8 @@ use super::traces::Traces;
 /// Makes traces of events.
 #[derive(Debug)]
 pub struct Stitcher {
-    lanes: Lanes,
-    core: Core,
+    pub(super) lanes: Lanes,
+    pub(super) core: Core,
     /// After how many events lanes may be swept again.
     sweep_at: u64,
 }
@@ -39,6 +42,10 @@ pub(super) struct Core {
     pub(super) names: Names,
     pub(super) traces: Traces,
     pub(super) keys: Keys,
+    pub(super) contexts: Contexts,
+    pub(super) spawns: Spawns,
+    /// A thread has said that it carries a goroutine.
+    pub(super) has_cgo: bool,
     pub(super) tainted: Tainted,
     pub(super) forgot_lanes: bool,
     pub(super) completed: Vec<Trace>,
@@ -54,6 +61,8 @@ pub(super) struct Call {
     pub(super) time: MonoNs,
     pub(super) lane: Lane,
     pub(super) tid: Tid,
+    /// Where its lane is.
+    pub(super) place: u32,
     pub(super) probe: ProbeId,
     /// The number of its event.
     pub(super) number: u32,
@@ -62,6 +71,7 @@ pub(super) struct Call {
     /// The slot whose return ends it.
     pub(super) awaited: FrameAddr,
     pub(super) words: Words,
+    pub(super) contexts: Option<CallContexts>,
 }
 
 impl Stitcher {
@@ -76,6 +86,9 @@ impl Stitcher {
             ids,
             traces: Traces::default(),
             keys: Keys::default(),
+            contexts: Contexts::default(),
+            spawns: Spawns::default(),
+            has_cgo: false,
             tainted: Tainted::default(),
             forgot_lanes: false,
             completed: Vec::new(),
@@ -129,10 +142,12 @@ impl Stitcher {
             self.core.stats.lanes_full += 1;
             return;
         }
-        let Some(lane) = self.lanes.get(event.lane) else { return };
-        self.core.check_number(lane, event);
+        let place = self.lanes.place(event.lane);
+        let Some(lane) = self.lanes.at(place) else { return };
+        self.core.check_number(lane, event, place);
+        lane.take_popped();
         match event.body {
-            EventBody::Enter { probe, frame, return_address, ahead, words, contexts: _ } => {
+            EventBody::Enter { probe, frame, return_address, ahead, words, contexts } => {
                 let awaited = match ahead {
                     Ahead::Landing(slot) => slot,
                     Ahead::Nothing | Ahead::Wanted(..) => frame,
@@ -142,14 +157,16 @@ impl Stitcher {
                     time,
                     lane: lane_of,
                     tid,
+                    place,
                     probe,
                     number: event.sequence,
                     slot: frame,
                     return_address,
                     awaited,
                     words,
+                    contexts,
                 };
-                self.core.enter(lane, &call);
+                self.enter(&call);
             }
             EventBody::Exit { seen, probe, frame, words } => {
                 let kind = match seen {
@@ -157,6 +174,7 @@ impl Stitcher {
                     Seen::Landing => ExitKind::Landing,
                 };
                 self.core.exit(lane, event, &Exit { kind, probe, slot: frame, words });
+                self.after_exit(event, place);
             }
             EventBody::Jump { probe, frame } => self.core.jump(lane, probe, frame, event.time),
             EventBody::Unwound { frame, below } => {
@@ -168,14 +186,15 @@ impl Stitcher {
             }
             EventBody::LaneEnd => {
                 self.core.end_lane(lane, event.time, ExitKind::Unwound);
+                self.after_end(event, place);
                 self.lanes.remove(event.lane);
             }
+            EventBody::Carries { goroutine } => self.carries(event, place, goroutine),
+            EventBody::Spawn { child } => self.spawn(event, place, child),
             EventBody::ProcessEnd
             | EventBody::Exec
             | EventBody::Fork { .. }
             | EventBody::Asks { .. }
-            | EventBody::Carries { .. }
-            | EventBody::Spawn { .. }
             | EventBody::GaveUp { .. } => {}
         }
     }
@@ -249,7 +268,7 @@ impl Stitcher {
 
 impl Core {
     /// Holds an event's number against its lane's: a jump is a loss on this lane.
-    fn check_number(&mut self, lane: &mut LaneState, event: &Event) {
+    fn check_number(&mut self, lane: &mut LaneState, event: &Event, place: u32) {
         let since = std::mem::replace(&mut lane.seen, self.stats.events);
         let number = event.sequence;
         if number == 0 {
@@ -260,24 +279,24 @@ impl Core {
             expected = number;
         }
         let mut lost = u64::from(number.saturating_sub(expected));
+        lane.missed |= lane.sequence == 0 && number > 1;
         if number < expected {
             // The thread's number is used by a new thread, and at least the end of the old one is
             // lost.
             lost = u64::from(number);
             self.mark_lost(lane, 1);
             self.end_lane(lane, event.time, ExitKind::Inferred);
-            let seen = lane.seen;
-            *lane = LaneState::default();
-            lane.seen = seen;
+            lane.begin_anew();
+            lane.missed |= number > 1;
         } else if lost > 0 {
             self.mark_lost(lane, lost);
-            lane.doubt_all();
+            self.doubt_calls(lane);
         }
         lane.sequence = number;
         if lost > 0 {
             self.stats.lost += lost;
             lane.lost_before_next += lost;
-            self.doubt_keys(since);
+            self.doubt_evidence(since, place);
         }
     }
 
@@ -289,41 +308,50 @@ impl Core {
         }
     }
 
-    /// Events were lost after the event `since`. Any key that is alive may have been taken by then,
-    /// and given again for something else; what has been taken since proves nothing.
-    fn doubt_keys(&mut self, since: u64) {
+    /// Events of a lane were lost: calls may have ended, and whom a thread runs for may have changed.
+    fn doubt_calls(&mut self, lane: &mut LaneState) {
+        lane.doubt_all();
+        self.stats.unknown_carriers += u64::from(lane.carries.take().is_some());
+        for known_as in lane.frames().filter_map(|frame| frame.known_as) {
+            self.contexts.doubt(known_as);
+        }
+    }
+
+    /// Events of the lane at `place` were lost after the event `since`. Any key that is alive may have been
+    /// taken by then, and given again for something else; what has been taken since proves nothing. Nor
+    /// does what was believed of the lane's calls.
+    fn doubt_evidence(&mut self, since: u64, place: u32) {
         self.stats.doubtful += self.keys.doubt_all();
         self.tainted.add(since, self.stats.events);
         for key in self.traces.keys() {
             let Some(trace) = self.traces.get_mut(key) else { continue };
-            self.stats.doubtful += trace.cut_since(since);
+            self.stats.doubtful += trace.cut_since(since, place);
             // Nothing of it may be open now, and no key holds it any more.
             self.send_if_over(key);
         }
     }
 
-    fn enter(&mut self, lane: &mut LaneState, call: &Call) {
-        let probe = self.rules.probes.get(call.probe.index());
-        let watches = probe.map_or(Watches::Calls, |probe| probe.watches);
-        match watches {
-            Watches::Calls | Watches::Unwinding => {}
-            Watches::Loading => return,
-            // Of those that are understood comes an `Unwound` event.
-            Watches::Jumping => {
-                self.stats.unknown_jumps += 1;
-                lane.doubt_callers();
-                return;
-            }
-        }
+    pub(super) fn watches(&self, probe: ProbeId) -> Watches {
+        let probe = self.rules.probes.get(probe.index());
+        probe.map_or(Watches::Calls, |probe| probe.watches)
+    }
+
+    /// An exception has landed, or a panic was recovered.
+    pub(super) fn landed(&mut self, lane: &mut LaneState, call: &Call) {
         self.go_to(lane, call.slot, call.time);
-        if watches == Watches::Unwinding {
-            // Made where an exception has landed, in the slot of the call that it has left.
-            while let Some(gone) = lane.pop_below(call.slot, true) {
-                let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
-                self.close(&gone, call.time, exit);
-            }
-            return;
+        // A witness of threads is called where an exception has landed, in the slot of the call that it
+        // has left. That of goroutines tells the stack pointer they go on with, and the calls of the
+        // function that has it then lie below.
+        let equal = !lane.is_goroutine();
+        while let Some(gone) = lane.pop_below(call.slot, equal) {
+            let exit = if gone.after_loss { ExitKind::Inferred } else { ExitKind::Unwound };
+            self.close(&gone, call.time, exit);
         }
+    }
+
+    /// Ends what a call that begins now proves gone.
+    pub(super) fn clear(&mut self, lane: &mut LaneState, call: &Call) {
+        self.go_to(lane, call.slot, call.time);
         while let Some(gone) = lane.pop_below(call.slot, false) {
             self.give_up(&gone, call.time);
         }
@@ -344,6 +372,16 @@ impl Core {
             }
         }
         lane.handed_on();
+    }
+
+    /// Begins a call.
+    pub(super) fn begin(
+        &mut self,
+        lane: &mut LaneState,
+        peer: Option<&Peer<'_>>,
+        spawned: Option<&Spawned>,
+        call: &Call,
+    ) {
         if lane.open_frames() >= self.limits.frames_per_lane {
             self.stats.frames_full += 1;
             // They may be those of stacks that are no more.
@@ -352,7 +390,7 @@ impl Core {
             }
             return;
         }
-        let parent = self.parent(lane, call);
+        let parent = self.parent(lane, peer, spawned, call);
         let base = parent.base;
         let frame = self.open(lane, call, parent);
         lane.push(frame, base);
@@ -366,7 +404,7 @@ impl Core {
 
     /// Goes to the stack of an event. Frames on a stack that is forgotten are given up.
     pub(super) fn go_to(&mut self, lane: &mut LaneState, slot: FrameAddr, time: MonoNs) {
-        for gone in lane.go_to(slot) {
+        for gone in lane.go_to(slot, self.stats.events) {
             self.close(&gone, time, ExitKind::Inferred);
         }
     }
@@ -374,6 +412,10 @@ impl Core {
     /// Whether a span can be a parent: its trace is not over and it was not cut out.
     pub(super) fn is_there(&self, span: SpanRef) -> bool {
         self.traces.get(span.trace).is_some_and(|trace| trace.can_be_parent(span))
+    }
+
+    pub(super) fn get(&self, span: SpanRef) -> Option<&Open> {
+        self.traces.get(span.trace)?.get(span)
     }
 
     fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {

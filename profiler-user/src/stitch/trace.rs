@@ -51,9 +51,32 @@ pub(super) enum What {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Basis {
     Stack,
+    Cgo,
+    Context,
+    Spawn,
     /// By number of the hand-off.
     Handoff(u16),
     None,
+}
+
+/// What a parent rests on that is not the call's own stack: a loss may yet show that it proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rests {
+    /// The event with which it was believed; 0: on nothing else.
+    pub(super) since: u64,
+    /// The place of the lane whose losses matter; or [`Rests::ANY`].
+    pub(super) on: u32,
+}
+
+impl Rests {
+    /// A loss on any lane matters.
+    pub(super) const ANY: u32 = u32::MAX;
+    pub(super) const NOTHING: Self = Self { since: 0, on: Self::ANY };
+
+    /// Whether something lost after the event `since`, on the lane at `place`, matters.
+    const fn matters(self, since: u64, place: u32) -> bool {
+        self.since > since && (self.on == Self::ANY || self.on == place)
+    }
 }
 
 /// What few spans have.
@@ -80,8 +103,8 @@ pub(super) struct Open {
     pub(super) id: SpanId,
     pub(super) start: MonoNs,
     pub(super) end: MonoNs,
-    /// The event that took the key this span (or its links) rests on; 0: none.
-    rests_on: u64,
+    /// What its parent (or its links) rest on.
+    rests: Rests,
     pub(super) more: Option<Box<More>>,
     pub(super) lane: Lane,
     pub(super) tid: Tid,
@@ -140,8 +163,8 @@ pub(super) struct OpenTrace {
     pub(super) id: TraceId,
     pub(super) spans: Vec<Open>,
     pub(super) folding: Option<Box<Folding>>,
-    /// The latest event that took a key for it.
-    latest_take: u64,
+    /// The latest event on which something in it rests.
+    latest_rest: u64,
     /// When the root closed; none while it is open.
     pub(super) root_closed: Option<MonoNs>,
     open: u32,
@@ -160,8 +183,7 @@ pub(super) struct NewSpan {
     pub(super) lane: Lane,
     pub(super) tid: Tid,
     pub(super) lost: u64,
-    /// The event that took the key it hangs by; 0: none.
-    pub(super) rests_on: u64,
+    pub(super) rests: Rests,
 }
 
 impl OpenTrace {
@@ -172,7 +194,7 @@ impl OpenTrace {
             id: TraceId(0),
             spans: Vec::new(),
             folding: None,
-            latest_take: 0,
+            latest_rest: 0,
             root_closed: None,
             open: 0,
             sent: false,
@@ -204,14 +226,14 @@ impl OpenTrace {
             let parent = self.spans.get_mut(*parent as usize);
             parent.map(|parent| parent.children += 1).is_some()
         });
-        let NewSpan { id, what, root, basis, start, lane, tid, lost, rests_on } = new;
+        let NewSpan { id, what, root, basis, start, lane, tid, lost, rests } = new;
         self.open += 1;
-        self.latest_take = self.latest_take.max(rests_on);
+        self.latest_rest = self.latest_rest.max(rests.since);
         let mut open = Open {
             id,
             start,
             end: start,
-            rests_on,
+            rests,
             more: (lost > 0).then(|| Box::new(More { lost, ..More::default() })),
             lane,
             tid,
@@ -256,6 +278,32 @@ impl OpenTrace {
         self.get(span).is_some_and(|open| !open.cut)
     }
 
+    /// The innermost span that is above both, or one of them.
+    pub(super) fn common(&self, one: SpanRef, other: SpanRef) -> Option<SpanRef> {
+        let (mut one, mut other) = (one, other);
+        let (mut depth, mut other_depth) = (self.depth(one), self.depth(other));
+        while one != other {
+            if depth >= other_depth {
+                one = self.parent_of(one)?;
+                depth = depth.saturating_sub(1);
+            } else {
+                other = self.parent_of(other)?;
+                other_depth = other_depth.saturating_sub(1);
+            }
+        }
+        Some(one)
+    }
+
+    fn depth(&self, span: SpanRef) -> u32 {
+        let mut depth = 0;
+        let mut above = self.get(span).and_then(Open::parent);
+        while let Some(open) = above.and_then(|above| self.spans.get(above as usize)) {
+            depth += 1;
+            above = open.parent();
+        }
+        depth
+    }
+
     pub(super) fn parent_of(&self, span: SpanRef) -> Option<SpanRef> {
         let index = self.get(span)?.parent()?;
         let generation = self.spans.get(index as usize)?.generation;
@@ -270,8 +318,8 @@ impl OpenTrace {
             return;
         }
         links.push(link);
-        open.rests_on = taken;
-        self.latest_take = self.latest_take.max(taken);
+        open.rests = Rests { since: taken, on: Rests::ANY };
+        self.latest_rest = self.latest_rest.max(taken);
     }
 
     /// Closes a span. An upper bound on the end of a call below another on the stack never reaches
@@ -364,13 +412,13 @@ impl OpenTrace {
         true
     }
 
-    /// Undoes what rests on keys taken after the event `since`: spans that hang by them go, with
-    /// all below them, and links. How many spans and links that were.
-    pub(super) fn cut_since(&mut self, since: u64) -> u64 {
-        if self.latest_take <= since {
+    /// Undoes what rests on the lane at `place` and was believed after the event `since`: spans that
+    /// hang by it go, with all below them, and links. How many spans and links that were.
+    pub(super) fn cut_since(&mut self, since: u64, place: u32) -> u64 {
+        if self.latest_rest <= since {
             return 0;
         }
-        let mut count = 0;
+        let (mut count, mut latest) = (0, 0);
         let mut children: Vec<Vec<u32>> = vec![Vec::new(); self.spans.len()];
         let mut next = Vec::new();
         for (index, open) in (0_u32..).zip(&mut self.spans) {
@@ -380,14 +428,14 @@ impl OpenTrace {
             if let Some(list) = children.get_mut(open.parent as usize) {
                 list.push(index);
             }
-            if open.rests_on > since {
-                if matches!(open.basis, Basis::Handoff(_)) {
-                    next.push(index);
-                } else {
-                    let links = open.more.as_mut().map(|more| std::mem::take(&mut more.links));
-                    count += links.map_or(0, |links| links.len() as u64);
-                    open.rests_on = 0;
-                }
+            if !open.rests.matters(since, place) {
+                latest = latest.max(open.rests.since);
+            } else if matches!(open.basis, Basis::Stack | Basis::None) {
+                let links = open.more.as_mut().map(|more| std::mem::take(&mut more.links));
+                count += links.map_or(0, |links| links.len() as u64);
+                open.rests = Rests::NOTHING;
+            } else {
+                next.push(index);
             }
         }
         while let Some(index) = next.pop() {
@@ -403,7 +451,7 @@ impl OpenTrace {
             }
             next.append(&mut children[index as usize]);
         }
-        self.latest_take = since;
+        self.latest_rest = latest;
         count
     }
 

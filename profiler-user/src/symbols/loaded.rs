@@ -11,7 +11,8 @@ use rustc_hash::FxHashMap;
 use super::elf::{Elf, Range};
 use super::frames::Frames;
 use super::function::Language;
-use super::go::{self, Go};
+use super::go::types::GoTypes;
+use super::go::{self, ArgumentShape, Go};
 use super::name::{self, Name};
 use super::nearest::Components;
 use super::pattern::Pattern;
@@ -246,6 +247,19 @@ impl Loaded {
         let go = self.go.as_ref()?;
         let symbol = self.nearest(address).filter(|symbol| symbol.language == Language::Go)?;
         go.line(&self.elf, symbol, address)
+    }
+
+    /// Its types, if it is a Go program.
+    pub(super) fn go_types(&self) -> Result<&GoTypes, SymbolError> {
+        let none = || self.elf.broken("it is no Go program: it has no .gopclntab");
+        self.go.as_ref().ok_or_else(none)?.types(&self.elf)
+    }
+
+    /// What the arguments of the Go function look like that begins at an address.
+    pub(super) fn argument_shape(&self, address: u64) -> Option<ArgumentShape> {
+        let go = self.go.as_ref()?;
+        let symbol = self.nearest(address).filter(|symbol| symbol.language == Language::Go)?;
+        go.arguments(&self.elf, symbol).filter(|_| symbol.address == address)
     }
 
     /// The nearest symbol with code that begins at an address or before.

@@ -34,6 +34,8 @@ pub use containing::demangled;
 pub use elf::{EntryPoint, build_id, build_id_of, entry_point};
 pub use error::SymbolError;
 pub use function::{CodePart, Found, Function, Language, Nothing};
+pub use go::types as go_types;
+pub use go::{ArgumentShape, Shape};
 pub use list::Listed;
 pub use pattern::{glob, without_arguments};
 pub use set::SymbolSet;

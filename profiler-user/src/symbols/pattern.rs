@@ -333,19 +333,26 @@ const MADE_UP: [&str; 83] = [
 #[must_use]
 pub fn without_arguments(base: &str) -> String {
     let mut depth = 0_usize;
-    base.chars()
-        .filter(|character| match character {
-            '<' | '(' | '{' | '[' => {
-                depth += 1;
-                false
+    let mut in_receiver = false;
+    let mut plain = String::with_capacity(base.len());
+    for (at, character) in base.char_indices() {
+        // A method of Go: `package.(*Type).Method`.
+        if depth == 0 && base.get(at..).is_some_and(|rest| rest.starts_with("(*")) {
+            in_receiver = plain.ends_with('.');
+        }
+        match character {
+            '(' if in_receiver && depth == 0 => plain.push(character),
+            ')' if in_receiver && depth == 0 => {
+                in_receiver = false;
+                plain.push(character);
             }
-            '>' | ')' | '}' | ']' => {
-                depth = depth.saturating_sub(1);
-                false
-            }
-            _ => depth == 0,
-        })
-        .collect()
+            '<' | '(' | '{' | '[' => depth += 1,
+            '>' | ')' | '}' | ']' => depth = depth.saturating_sub(1),
+            _ if depth == 0 => plain.push(character),
+            _ => {}
+        }
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -364,6 +371,19 @@ mod tests {
             );
         }
         found
+    }
+
+    #[test]
+    fn what_is_in_brackets_goes_but_for_the_receiver_of_a_method_in_go() {
+        for (base, plain) in [
+            ("web/api/v1.(*API).queryRange", "web/api/v1.(*API).queryRange"),
+            ("main.(*List[...]).Push.func1", "main.(*List).Push.func1"),
+            ("milvus::Search<int>::run", "milvus::Search::run"),
+            ("(anonymous namespace)::scan(int)", "::scan"),
+            ("void (*f(int))(char)", "void "),
+        ] {
+            assert_eq!(without_arguments(base), plain, "{base}");
+        }
     }
 
     #[test]

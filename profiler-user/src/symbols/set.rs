@@ -5,6 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread;
 
 use super::elf::Elf;
+use super::go::ArgumentShape;
+use super::go::types::GoTypes;
 use super::loaded::{Hit, Loaded};
 use super::name;
 use super::nearest::{Near, nearest};
@@ -269,6 +271,21 @@ impl SymbolSet {
     pub fn go_version(&self, id: ObjectId) -> Option<&str> {
         let go = self.load(id).ok()?.go()?;
         Some(go.version().unwrap_or_default())
+    }
+
+    /// The types of an object, if it is a Go program; read on first use.
+    ///
+    /// # Errors
+    /// [`SymbolError`] if it is none, or its types cannot be read.
+    pub fn go_types(&self, id: ObjectId) -> Result<&GoTypes, SymbolError> {
+        self.load(id)?.go_types()
+    }
+
+    /// What the arguments of the Go function look like that begins at an address, if its compiler
+    /// left that.
+    #[must_use]
+    pub fn argument_shape(&self, id: ObjectId, address: VirtAddr) -> Option<ArgumentShape> {
+        self.load(id).ok()?.argument_shape(address.0)
     }
 
     /// Whether an object is the one a selector names: by file name, or by path if the glob has a

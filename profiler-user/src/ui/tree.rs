@@ -239,7 +239,9 @@ fn add_marks(line: &mut Line, row: &Row<'_>, threads: &ThreadNames) {
         Evidence::Stack => {}
         Evidence::None if span.root => {}
         Evidence::None => mark("no parent known".to_owned(), Style::Yellow),
-        Evidence::Handoff(_) => mark(clean(&span.evidence.to_string()).into_owned(), Style::Dim),
+        Evidence::Cgo | Evidence::Context | Evidence::Spawn | Evidence::Handoff(_) => {
+            mark(clean(&span.evidence.to_string()).into_owned(), Style::Dim);
+        }
     }
     if let Some(folded) = span.folded {
         let (min, max) = (duration(folded.min), duration(folded.max));

@@ -296,6 +296,7 @@ fn ask(
         required: false,
         only_in_trace: false,
         fold: false,
+        context: None,
         line: 0,
     });
     of_spans.push(found.clone());

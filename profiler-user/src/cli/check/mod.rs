@@ -41,9 +41,8 @@ pub(super) struct CheckArgs {
     #[arg(short, long, value_name = "NAME|FILE")]
     map: Vec<String>,
 
-    /// How many functions one pattern of the map may match [default: 256].
-    #[arg(long, value_name = "N", value_parser = units::count)]
-    max_functions: Option<usize>,
+    #[command(flatten)]
+    search: settings::SearchArgs,
 
     /// Reckon with so many calls a second (1200, 500k, 1e6): of every function whose rate is not known
     /// otherwise, or of a span or functions by a glob. May be given several times.
@@ -66,7 +65,7 @@ pub(super) fn run(args: &CheckArgs, out: &mut impl Write) -> anyhow::Result<()> 
     // Whoever attaches something may as well find out what that costs.
     let kernel = if args.observe.is_some() { tried_kernel() } else { known_kernel() };
     let forms = kernel.forms;
-    let aim = settings::aim(args.pid, &args.map, args.max_functions, &settings, forms)?;
+    let aim = settings::aim(args.pid, &args.map, &args.search, &settings, forms)?;
     let prepared = prepare(&aim)?;
     let endings = predict_endings(&prepared, forms);
     let costing = Costing::of(&prepared, &endings, kernel, &args.rate, args.observe)?;
@@ -97,7 +96,7 @@ pub(super) fn classes(plan: &ProbePlan) -> String {
 
 const fn role_word(site: &Site) -> &'static str {
     match site.role {
-        Role::Enter => "enter",
+        Role::Enter | Role::GoEnter => "enter",
         Role::Ret if site.flags & Cookie::JUMP != 0 => "jump",
         Role::Ret => "ret",
         Role::Landing => "landing",

@@ -32,6 +32,7 @@ pub(super) fn span(name: &str) -> SpanDecl {
         required: false,
         only_in_trace: false,
         fold: false,
+        context: None,
         line: 7,
     }
 }

@@ -11,10 +11,12 @@ mod find;
 mod foreign;
 mod header;
 mod record;
+mod shape;
 #[cfg(test)]
 mod tests;
+pub mod types;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use self::find::Place;
 use self::header::{Format, Header, Unreadable, contradiction};
@@ -26,6 +28,8 @@ use super::table::{Kind, Symbol, Table};
 use crate::model::SourceLine;
 
 pub(super) use self::foreign::{divide, other_toolchain};
+pub use self::shape::{ArgumentShape, Shape};
+use self::types::GoTypes;
 
 /// So much of a table of values is read to find a line or an end.
 const VALUES: u64 = 16 << 10;
@@ -39,6 +43,9 @@ pub(super) struct Go {
     version: Option<String>,
     /// Its functions; or why they are not known.
     functions: Result<Functions, SymbolError>,
+    types: OnceLock<Result<GoTypes, SymbolError>>,
+    /// Where the data of its functions is, if that is known.
+    data: OnceLock<Option<u64>>,
 }
 
 /// Where the functions' tables are in the file.
@@ -57,18 +64,20 @@ impl Go {
             Ok(Some(place)) => place,
             Ok(None) if find::is_marked(elf) => {
                 let functions = Err(elf.broken(Unreadable::NoTable.to_string()));
-                return (Some(Self { version: build_info::version(elf), functions }), None);
+                return (Some(Self::new(build_info::version(elf), functions)), None);
             }
             Ok(None) => return (None, None),
-            Err(error) => return (Some(Self { version: None, functions: Err(error) }), None),
+            Err(error) => return (Some(Self::new(None, Err(error))), None),
         };
         let version = build_info::version(elf);
         match functions(elf, place) {
-            Ok((functions, table)) => {
-                (Some(Self { version, functions: Ok(functions) }), Some(table))
-            }
-            Err(error) => (Some(Self { version, functions: Err(error) }), None),
+            Ok((functions, table)) => (Some(Self::new(version, Ok(functions))), Some(table)),
+            Err(error) => (Some(Self::new(version, Err(error))), None),
         }
+    }
+
+    const fn new(version: Option<String>, functions: Result<Functions, SymbolError>) -> Self {
+        Self { version, functions, types: OnceLock::new(), data: OnceLock::new() }
     }
 
     /// The version of Go that built it, if it says.
@@ -79,6 +88,25 @@ impl Go {
     /// Why its functions are not known, if so.
     pub(super) fn error(&self) -> Option<&SymbolError> {
         self.functions.as_ref().err()
+    }
+
+    /// Its types, read on first use.
+    pub(super) fn types(&self, elf: &Elf) -> Result<&GoTypes, SymbolError> {
+        self.types.get_or_init(|| GoTypes::of(elf)).as_ref().map_err(Clone::clone)
+    }
+
+    /// What a function's arguments look like, if the compiler left it.
+    pub(super) fn arguments(&self, elf: &Elf, symbol: &Symbol) -> Option<ArgumentShape> {
+        let functions = self.functions.as_ref().ok()?;
+        let data = self.data.get_or_init(|| types::function_data(elf).ok().flatten());
+        let record = functions.header.records.checked_add(u64::from(symbol.source))?;
+        let head = functions.bytes(elf, record, shape::HEAD)?;
+        let at = shape::place_in_record(&head, functions.header.format)?;
+        let from_data = functions.bytes(elf, record.checked_add(at)?, 4)?;
+        let from_data = u32::from_le_bytes(*from_data.first_chunk()?);
+        let address = (*data)?.checked_add(u64::from(from_data))?;
+        let (offset, left) = elf.loaded_at(address).filter(|_| from_data != u32::MAX)?;
+        ArgumentShape::read(&elf.read(offset, left.min(shape::LONGEST)).ok()?)
     }
 
     /// How long a function is without what fills the space up to the next.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use serde::Serialize;
 
 use super::program::First;
-use super::{GoFacts, GoProgram};
+use super::{GoFacts, GoProgram, moved};
 use crate::model::Pid;
 use crate::target::{TargetError, process};
 
@@ -46,10 +46,9 @@ pub enum RuntimeCheck {
 pub fn check(pid: Pid, program: &GoProgram, facts: &GoFacts) -> Result<RuntimeCheck, TargetError> {
     let path = process::file(pid, "mem");
     let memory = File::open(&path).map_err(|error| TargetError::reading(pid, &path, error))?;
-    let Some(entry) = process::aux_value(pid, libc::AT_ENTRY) else {
+    let Some(moved) = moved(pid, program) else {
         return Ok(not_checked("the process does not tell where its program was loaded"));
     };
-    let moved = entry.wrapping_sub(program.entry);
     let numbers = process::numbers(pid);
     Ok(Reader { memory: &memory, facts }.compare(&program.first, moved, &numbers))
 }

@@ -6,12 +6,14 @@
 mod code;
 mod dwarf;
 mod facts;
+mod known;
 mod live;
 mod program;
 mod version;
 
 pub use dwarf::DwarfError;
 pub use facts::{GFacts, GoFacts, KnownGo, MFacts, PanicFacts, UnknownGo};
+pub use known::{GoError, facts_of, go_runtime, moved};
 pub use live::{RuntimeCheck, check as check_runtime};
 pub use program::{GoProgram, GoProgramError, SlotSource, TlsSlot};
 pub use version::{GoVersion, NotAGoVersion};

@@ -1,33 +1,33 @@
 //! A Go program without Go: the tables of any version, as its linker writes them.
 
-pub(super) const TEXT: u64 = 0x40_1000;
-pub(super) const TABLE: u64 = 0x50_0000;
-pub(super) const DATA: u64 = 0x60_0000;
+pub(in crate::symbols::go) const TEXT: u64 = 0x40_1000;
+pub(in crate::symbols::go) const TABLE: u64 = 0x50_0000;
+pub(in crate::symbols::go) const DATA: u64 = 0x60_0000;
 const PAGE: usize = 0x1000;
 
 /// What a file is like.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Like {
-    pub(super) magic: u32,
+pub(in crate::symbols::go) struct Like {
+    pub(in crate::symbols::go) magic: u32,
     /// Whether the header tells where the text begins.
-    pub(super) told: bool,
-    pub(super) sections: bool,
-    pub(super) version: &'static str,
+    pub(in crate::symbols::go) told: bool,
+    pub(in crate::symbols::go) sections: bool,
+    pub(in crate::symbols::go) version: &'static str,
     /// Whether the version's text follows its header.
-    pub(super) inline: bool,
+    pub(in crate::symbols::go) inline: bool,
 }
 
-pub(super) const GO_1_16: Like =
+pub(in crate::symbols::go) const GO_1_16: Like =
     Like { magic: 0xffff_fffa, told: true, sections: true, version: "go1.16.15", inline: false };
-pub(super) const GO_1_18: Like =
+pub(in crate::symbols::go) const GO_1_18: Like =
     Like { magic: 0xffff_fff0, told: true, sections: true, version: "go1.18.10", inline: true };
-pub(super) const GO_1_20: Like =
+pub(in crate::symbols::go) const GO_1_20: Like =
     Like { magic: 0xffff_fff1, told: true, sections: true, version: "go1.20.4", inline: true };
-pub(super) const GO_1_26: Like =
+pub(in crate::symbols::go) const GO_1_26: Like =
     Like { magic: 0xffff_fff1, told: false, sections: true, version: "go1.26.8", inline: true };
 
 /// Name, room, size, whether it is Go; the first line and, behind 8 bytes, the second.
-pub(super) const FUNCTIONS: [(&str, u32, u32, bool); 6] = [
+pub(in crate::symbols::go) const FUNCTIONS: [(&str, u32, u32, bool); 6] = [
     ("main.main", 64, 50, true),
     ("example.org/a/fix%2ev2.(*Node).Search", 32, 20, true),
     ("example.org/a/fix%2ev2.(*Node).Search.func1", 32, 31, true),
@@ -35,13 +35,28 @@ pub(super) const FUNCTIONS: [(&str, u32, u32, bool); 6] = [
     ("example.org/a/fix%2ev2.Sum[go.shape.float64]", 16, 9, true),
     ("x_cgo_init", 32, 32, false),
 ];
-pub(super) const LINES: (u32, u32) = (7, 9);
-pub(super) const FILE: &str = "example.org/a/fix.v2/node.go";
+pub(in crate::symbols::go) const LINES: (u32, u32) = (7, 9);
+pub(in crate::symbols::go) const FILE: &str = "example.org/a/fix.v2/node.go";
+
+/// What else there is: words of `moduledata` by their offsets, and what lies at [`MORE`].
+#[derive(Clone, Debug, Default)]
+pub(in crate::symbols::go) struct More {
+    pub(in crate::symbols::go) module: Vec<(usize, u64)>,
+    pub(in crate::symbols::go) bytes: Vec<u8>,
+}
+
+/// Where it lies: the first word of `moduledata`, and what comes behind that.
+pub(in crate::symbols::go) const MODULE: u64 = DATA + BUILD_INFO as u64;
+pub(in crate::symbols::go) const MORE: u64 = DATA + 0x400;
 
 /// The file.
-pub(super) fn program(like: Like) -> Vec<u8> {
+pub(in crate::symbols::go) fn program(like: Like) -> Vec<u8> {
+    program_with(like, &More::default())
+}
+
+pub(in crate::symbols::go) fn program_with(like: Like, more: &More) -> Vec<u8> {
     let table = table(like);
-    let data = data(like, &table);
+    let data = data(like, &table, more);
     let text: usize = FUNCTIONS.iter().map(|(_, room, ..)| *room as usize).sum();
     let pages = |size: usize| size.next_multiple_of(PAGE);
     let table_at = 2 * PAGE;
@@ -165,7 +180,7 @@ fn table(like: Like) -> Table {
 const BUILD_INFO: usize = 128;
 
 /// What says the version, then the runtime's `moduledata`.
-fn data(like: Like, table: &Table) -> Vec<u8> {
+fn data(like: Like, table: &Table, more: &More) -> Vec<u8> {
     let mut data = b"\xff Go buildinf:".to_vec();
     data.extend([8, if like.inline { 2 } else { 0 }]);
     if like.inline {
@@ -180,10 +195,15 @@ fn data(like: Like, table: &Table) -> Vec<u8> {
     }
     data.resize(BUILD_INFO, 0);
     let end: u64 = FUNCTIONS.iter().map(|(_, room, ..)| u64::from(*room)).sum();
-    let mut words = [0; 24];
+    let mut words = [0; 60];
     words[..4].copy_from_slice(&[TABLE, table.names, table.names_size, table.names_size]);
     words[20..24].copy_from_slice(&[TEXT, TEXT + end, TEXT, TEXT + end]);
+    for (offset, word) in &more.module {
+        words[offset / 8] = *word;
+    }
     data.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    data.resize((MORE - DATA) as usize, 0);
+    data.extend(&more.bytes);
     data
 }
 

@@ -1,6 +1,6 @@
 //! Go programs of every format, whole, changed and cut short.
 
-mod fixture;
+pub(super) mod fixture;
 
 use std::path::Path;
 
