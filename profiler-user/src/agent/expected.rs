@@ -10,6 +10,7 @@ use super::endings::ends_foreseen;
 use super::live::Exits;
 use crate::model::Watches;
 use crate::plan::{Costs, Ends, ProbePlan, call_costs};
+use crate::symbols::without_arguments;
 use crate::ui::duration;
 
 /// How many functions are named with their cost, and how long their names may be.
@@ -63,7 +64,7 @@ impl Expected {
         for ((probe, cost), rare) in plan.probes.iter().zip(&calls).zip(&rare) {
             let rule = plan.rules.probes.get(probe.id.index());
             if rule.is_none_or(|rule| rule.watches == Watches::Calls) {
-                let name = probe.plain_name();
+                let name = without_arguments(&probe.function);
                 let call = self.0.entry(name).or_default();
                 call.many = cost.call_ns().max(call.many);
                 call.rare = rare.call_ns().max(call.rare);

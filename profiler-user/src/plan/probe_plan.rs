@@ -6,7 +6,6 @@ use profiler_common::{CaptureProgram, ContextParent, Cookie, GoRuntime, LaneKind
 
 use super::ReturnPlan;
 use crate::model::{FileOffset, Rules, VirtAddr};
-use crate::symbols::without_arguments;
 use crate::target::ObjectId;
 
 /// What a hit of a site costs, by how the kernel executes the probed instruction.
@@ -85,16 +84,6 @@ pub struct PlannedProbe {
 }
 
 impl PlannedProbe {
-    /// Its function's name without parameters and template arguments. A name of Go has none of the first,
-    /// and a receiver in parentheses.
-    #[must_use]
-    pub fn plain_name(&self) -> String {
-        match self.lane() {
-            LaneKind::Thread => without_arguments(&self.function),
-            LaneKind::Goroutine => self.function.to_string(),
-        }
-    }
-
     /// On what lanes its calls are.
     #[must_use]
     pub fn lane(&self) -> LaneKind {

@@ -11,7 +11,7 @@ use crate::agent::{Endings, Observed, Prepared, observe};
 use crate::config::nearest;
 use crate::model::Watches;
 use crate::plan::{CallCost, Ends, Kernel, PlannedProbe, call_costs, dearest_first};
-use crate::symbols::glob;
+use crate::symbols::{glob, without_arguments};
 use crate::target::allowed_cpus;
 use crate::units;
 
@@ -159,7 +159,7 @@ fn told(
             let names: Vec<String> = known
                 .flat_map(|(probe, _)| {
                     let span = probe.span.as_deref().map(str::to_owned);
-                    span.into_iter().chain([probe.plain_name()])
+                    span.into_iter().chain([without_arguments(&probe.function)])
                 })
                 .collect();
             let mut offered: Vec<String> =
@@ -176,7 +176,7 @@ fn told(
 }
 
 fn is_called(probe: &PlannedProbe, pattern: &str) -> bool {
-    glob(pattern, &probe.function) || glob(pattern, &probe.plain_name())
+    glob(pattern, &probe.function) || glob(pattern, &without_arguments(&probe.function))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::plan::{CostClass, PlannedProbe, Predicted, ProbePlan, Return, ReturnN
 use crate::symbols::{demangled, without_arguments};
 use crate::target::{MappedObject, Target};
 
-use profiler_common::{Cookie, LaneKind, ProbeId, Role};
+use profiler_common::{Cookie, ProbeId, Role};
 
 /// How many of alike things are shown before it says "and N more".
 const SHOWN: usize = 3;
@@ -126,7 +126,7 @@ fn print_probe(
         and_more(out, of_role(role).count())?;
     }
     if let Some(endings) = endings {
-        print_endings(probe, endings, out)?;
+        print_endings(endings, out)?;
     }
     let (jumps, rets): (Vec<_>, Vec<_>) =
         of_role(Role::Ret).partition(|site| site.flags & Cookie::JUMP != 0);
@@ -155,7 +155,7 @@ fn recorded(probe: &PlannedProbe) -> Option<&'static str> {
     }
 }
 
-fn print_endings(probe: &PlannedProbe, endings: &Endings, out: &mut impl Write) -> io::Result<()> {
+fn print_endings(endings: &Endings, out: &mut impl Write) -> io::Result<()> {
     let calls = endings.predicted.len();
     if calls == 0 {
         writeln!(
@@ -168,10 +168,7 @@ fn print_endings(probe: &PlannedProbe, endings: &Endings, out: &mut impl Write) 
     let shown = endings.predicted.iter().filter(|predicted| site_of(predicted).is_some());
     for predicted in shown.clone().take(SHOWN) {
         let Some(site) = site_of(predicted) else { continue };
-        let caller = match probe.lane() {
-            LaneKind::Thread => short(&without_arguments(&demangled(&predicted.caller))),
-            LaneKind::Goroutine => short(&predicted.caller),
-        };
+        let caller = short(&without_arguments(&demangled(&predicted.caller)));
         let instruction = format!("{}  in {caller}", site.instruction);
         site_line(out, "land", site.address, site.cost, &instruction)?;
     }

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::short;
 use crate::cli::check::cost::Costing;
 use crate::plan::{CallCost, PlannedProbe, ProbePlan};
+use crate::symbols::without_arguments;
 use crate::ui::{count, duration, percent};
 
 use profiler_common::ProbeId;
@@ -132,7 +133,7 @@ pub(super) fn dearest(costing: &Costing, plan: &ProbePlan, out: &mut impl Write)
 }
 
 fn name(probe: &PlannedProbe) -> String {
-    short(&probe.plain_name())
+    short(&without_arguments(&probe.function))
 }
 
 /// `2 CPUs`, `0.50 CPUs`.
