@@ -16,11 +16,11 @@ pub struct GrowingPlan {
 }
 
 /// What makes a function the same one: the file it lies in, and where its enters are, or what else is
-/// probed of it.
+/// probed of it: by role, as the map may name a function of Go's runtime.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Place {
     inode: Inode,
-    enters: Vec<FileOffset>,
+    enters: Vec<(u8, FileOffset)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,7 +102,7 @@ impl GrowingPlan {
         let object = target.object(probe.object).ok_or("its object is none of the target's")?;
         let enters =
             probe.sites.iter().filter(|site| matches!(site.role, Role::Enter | Role::GoRuntime));
-        let mut enters: Vec<FileOffset> = enters.map(|site| site.offset).collect();
+        let mut enters: Vec<_> = enters.map(|site| (site.role as u8, site.offset)).collect();
         enters.sort_unstable();
         let place = Place { inode: object.inode, enters };
         let next =

@@ -101,7 +101,7 @@ pub struct Skipped {
     pub what: String,
     /// Why not, and what to do.
     pub why: String,
-    /// Line in the map; from 1.
+    /// Line in the map; from 1. 0: the map does not ask for it.
     pub line: usize,
 }
 

@@ -9,7 +9,9 @@ use super::cost::Costing;
 use super::{class_word, classes, watches};
 use crate::agent::{Ending, Endings, Prepared};
 use crate::model::{VirtAddr, Watches};
-use crate::plan::{CostClass, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds, Site};
+use crate::plan::{
+    CostClass, PlannedProbe, Predicted, ProbePlan, Return, ReturnNeeds, Site, Skipped,
+};
 use crate::symbols::{demangled, without_arguments};
 use crate::target::{MappedObject, Target};
 
@@ -51,11 +53,9 @@ pub(super) fn print(
     if !plan.skipped.is_empty() {
         writeln!(out, "\nnot probed")?;
         for skipped in &plan.skipped {
-            writeln!(
-                out,
-                "  {} (line {}): {}\n    {}",
-                skipped.wanted_by, skipped.line, skipped.what, skipped.why
-            )?;
+            let Skipped { wanted_by, what, why, line } = skipped;
+            let line = if *line > 0 { format!(" (line {line})") } else { String::new() };
+            writeln!(out, "  {wanted_by}{line}: {what}\n    {why}")?;
         }
     }
     Ok(())
