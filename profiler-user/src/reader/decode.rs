@@ -124,6 +124,8 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Spawn => {
             EventBody::Spawn { child: Goid(words.get(0).ok_or(DecodeError::Goroutine)?) }
         }
+        EventKind::Born => EventBody::Born { callers: words },
+        EventKind::RunsOnce => EventBody::RunsOnce,
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
         EventKind::Fork => {
@@ -263,6 +265,14 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
         EventBody::Spawn { child } => {
             header.kind = EventKind::Spawn as u8;
             Words::new(&[child.0], 0)
+        }
+        EventBody::Born { callers } => {
+            header.kind = EventKind::Born as u8;
+            *callers
+        }
+        EventBody::RunsOnce => {
+            header.kind = EventKind::RunsOnce as u8;
+            Words::default()
         }
         EventBody::LaneEnd => {
             header.kind = EventKind::LaneEnd as u8;
