@@ -364,7 +364,7 @@ fn keys_are_checked() {
         "argh(1)",
         &["unexpected `argh`", "arg(N)"],
     );
-    assert_refused(&handoff("\"arg(1)\"", "\"  arg(9)\"", ""), "9)", &["no argument 9"]);
+    assert_refused(&handoff("\"arg(1)\"", "\"  arg(12)\"", ""), "12)", &["no argument 12"]);
     assert_refused(&handoff("[\"ret\", \"*(ret+x)\"]", "\"ret\"", ""), "x)", &["OFF is"]);
     assert_refused(
         &handoff("\"\\u0061rg(0)\"", "\"ret\"", ""),

@@ -270,7 +270,9 @@ impl<'a> Planner<'a> {
         };
         let mut needs = Needs::default();
         if moment == Moment::Enter {
-            words.iter().for_each(|word| needs.add(*word));
+            for word in words {
+                needs.add(*word);
+            }
         }
         let at = |address| format!(" (copy at {address}); choose another function for this key");
         for (_, function, analysis) in self.catalogue.copies(draft) {

@@ -141,15 +141,15 @@ pub fn add_go_runtime(
 }
 
 /// A site in a function, and which register has the goroutine there, if it is asked.
-struct Found<'a> {
-    function: &'a Function,
-    spec: SiteSpec,
-    goroutine: Option<Source>,
+pub(super) struct Found<'a> {
+    pub(super) function: &'a Function,
+    pub(super) spec: SiteSpec,
+    pub(super) goroutine: Option<Source>,
 }
 
 /// Where functions of the runtime begin. One may have a twin of the older calling convention, which only
 /// goes on to it.
-fn starts<'a>(
+pub(super) fn starts<'a>(
     place: GoPlace,
     functions: &[&'a Function],
     forms: KernelForms,
@@ -185,7 +185,10 @@ fn direct_targets(function: &Function) -> impl Iterator<Item = VirtAddr> {
 }
 
 /// Where `runtime.newproc1` has come back.
-fn spawns<'a>(functions: &[&'a Function], forms: KernelForms) -> Result<Vec<Found<'a>>, String> {
+pub(super) fn spawns<'a>(
+    functions: &[&'a Function],
+    forms: KernelForms,
+) -> Result<Vec<Found<'a>>, String> {
     let Some(newproc1) = functions.iter().find(|function| &*function.base_name == NEWPROC1) else {
         return Err(format!("no function has the name `{NEWPROC1}` (a renamed runtime?)"));
     };
@@ -221,7 +224,7 @@ fn spawns<'a>(functions: &[&'a Function], forms: KernelForms) -> Result<Vec<Foun
     if found.is_empty() { Err(why) } else { Ok(found) }
 }
 
-/// The cheapest instruction on the line from a return at which a register has what was returned, and
+/// The cheapest instruction on the straight line from a return at which a register has what was returned, and
 /// that register.
 fn made_at(returns: &Returns<'_>, from: usize) -> Option<(SiteSpec, Source)> {
     let mut holding = vec![Register::RAX];
@@ -234,6 +237,10 @@ fn made_at(returns: &Returns<'_>, from: usize) -> Option<(SiteSpec, Source)> {
         let (bytes, offset) = returns.listing.bytes_of(index)?;
         let source = holding.iter().copied().find_map(source_of);
         let Some(source) = source else { break };
+        // What comes by there otherwise has made no goroutine, and nothing would tell it apart.
+        if index != from && returns.is_target(index) {
+            break;
+        }
         if let Some(cost) = returns.forms.cost(bytes, false) {
             let spec = SiteSpec {
                 address: VirtAddr(insn.ip()),

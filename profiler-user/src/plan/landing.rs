@@ -343,6 +343,11 @@ impl<'a> Returns<'a> {
         self.flow.live.get(index).copied().unwrap_or(false)
     }
 
+    /// Whether a branch within the function leads to an instruction.
+    pub(super) fn is_target(&self, index: usize) -> bool {
+        self.flow.target.get(index).copied().unwrap_or(true)
+    }
+
     /// How deep the function's stack is before an instruction, as far as that is known.
     pub(super) fn depth(&self, index: usize) -> Depth {
         let depths = self.depths.get_or_init(|| depths(&self.listing, &self.flow));

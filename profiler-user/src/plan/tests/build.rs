@@ -15,13 +15,13 @@ use crate::symbols::{Found, Nothing};
 use crate::target::{MappedObject, Target};
 
 /// `push rbx; pop rbx; ret`: a function with one enter and one exit.
-const PLAIN: &str = "53 5b c3";
+pub(super) const PLAIN: &str = "53 5b c3";
 
-fn select(pattern: &str) -> Selector {
+pub(super) fn select(pattern: &str) -> Selector {
     Selector { select: Select::Function(pattern.to_owned()), object: None }
 }
 
-fn span(name: &str) -> SpanDecl {
+pub(super) fn span(name: &str) -> SpanDecl {
     SpanDecl {
         name: name.into(),
         selector: select(name),
@@ -41,7 +41,7 @@ fn required(name: &str) -> SpanDecl {
     SpanDecl { required: true, ..span(name) }
 }
 
-fn enters(key: &[KeyExpr]) -> EndDecl {
+pub(super) fn enters(key: &[KeyExpr]) -> EndDecl {
     EndDecl { selector: select("enters"), key: key.to_vec(), moment: Moment::Enter }
 }
 
@@ -49,12 +49,12 @@ fn returns(key: &[KeyExpr]) -> EndDecl {
     EndDecl { moment: Moment::Exit, ..enters(key) }
 }
 
-fn handoff(name: &str, give: EndDecl, take: EndDecl) -> HandoffDecl {
+pub(super) fn handoff(name: &str, give: EndDecl, take: EndDecl) -> HandoffDecl {
     let (takes, scope) = (Takes::Times(1), Scope::Process);
     HandoffDecl { name: name.into(), give, take, until: None, takes, scope, span: None, line: 9 }
 }
 
-fn map(spans: Vec<SpanDecl>, handoffs: Vec<HandoffDecl>) -> SymbolMap {
+pub(super) fn map(spans: Vec<SpanDecl>, handoffs: Vec<HandoffDecl>) -> SymbolMap {
     SymbolMap {
         name: "test".to_owned(),
         origin: MapOrigin::BuiltIn,
@@ -67,7 +67,7 @@ fn map(spans: Vec<SpanDecl>, handoffs: Vec<HandoffDecl>) -> SymbolMap {
     }
 }
 
-fn found(functions: &[&Function]) -> Found {
+pub(super) fn found(functions: &[&Function]) -> Found {
     Found { functions: functions.iter().map(|f| (*f).clone()).collect(), nothing: None }
 }
 
@@ -106,18 +106,18 @@ fn plan_in(map: &SymbolMap, found: &[Found], all: &[Function]) -> Result<ProbePl
     Ok(plan)
 }
 
-fn plan(map: &SymbolMap, found: &[Found]) -> Result<ProbePlan, PlanError> {
+pub(super) fn plan(map: &SymbolMap, found: &[Found]) -> Result<ProbePlan, PlanError> {
     let all: Vec<Function> = found.iter().flat_map(|f| f.functions.clone()).collect();
     plan_in(map, found, &all)
 }
 
 /// Where the sites of a role are, and their flags but for one that nearly all enters have.
-fn sites(probe: &PlannedProbe, role: Role) -> Vec<(u64, u16)> {
+pub(super) fn sites(probe: &PlannedProbe, role: Role) -> Vec<(u64, u16)> {
     let of_role = probe.sites.iter().filter(|site| site.role == role);
     of_role.map(|site| (site.address.0, site.flags & !Cookie::KEEPS_FRAME_POINTER)).collect()
 }
 
-fn captures(probe: &PlannedProbe, role: Role) -> &[Capture] {
+pub(super) fn captures(probe: &PlannedProbe, role: Role) -> &[Capture] {
     let program = if role == Role::Enter { &probe.at_enter } else { &probe.at_ret };
     &program.captures[..usize::from(program.len)]
 }

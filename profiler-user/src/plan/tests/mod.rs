@@ -4,6 +4,7 @@
 mod build;
 mod fixtures;
 mod functions;
+mod go;
 mod landing;
 mod random;
 mod snapshot;

@@ -1,6 +1,7 @@
 //! Functions of real compilers, and what is chosen for them, as one text: `landings.txt`. To write it
 //! anew after a change that is meant, run this test with `QPROF_BLESS=1`, and read the difference.
-//! The functions are those of `tests/fixtures/shapes`.
+//! The functions are those of `tests/fixtures/shapes`; `go.txt` has the same of functions of Go's runtime
+//! and of some with large frames, by several releases of Go.
 
 use std::fmt::Write as _;
 
@@ -8,6 +9,7 @@ use super::*;
 use crate::plan::{KernelForms, LandingSite, Return, ReturnNeeds, Returns};
 
 const TEXT: &str = include_str!("landings.txt");
+const GO: &str = include_str!("go.txt");
 
 /// What is chosen for a function, a line each.
 fn chosen(function: &Function) -> String {
@@ -15,7 +17,9 @@ fn chosen(function: &Function) -> String {
     match analysed(function) {
         Ok(analysis) => {
             let (address, slot, cost) = enter(&analysis);
-            writeln!(text, "enter {address:#x} slot {slot} {cost:?}").unwrap();
+            let site = analysis.enters.best(Needs::default()).unwrap();
+            let restarts = if site.restarts { " restarts" } else { "" };
+            writeln!(text, "enter {address:#x} slot {slot} {cost:?}{restarts}").unwrap();
             let rets: Vec<_> = rets(&analysis).iter().map(|ret| format!("{ret:#x}")).collect();
             writeln!(text, "ret {}", rets.join(" ")).unwrap();
         }
@@ -45,26 +49,38 @@ fn landing(site: &LandingSite) -> String {
     format!("{address} slot {slot_offset} {cost:?} `{instruction}`")
 }
 
-#[test]
-fn what_is_chosen_for_real_functions() {
+/// What is chosen for every function of a text, and that it is what the text says.
+fn check(file: &str, known: &str, language: Language) -> usize {
     let mut expected = Vec::new();
     let mut calls = 0;
-    for block in TEXT.trim_end().split("\n\n") {
+    for block in known.trim_end().split("\n\n") {
         let mut lines = block.lines();
         let head = lines.next().unwrap();
         let code: Vec<&str> = lines.take_while(|line| !line.contains(' ')).collect();
         let (name, rest) = head.strip_prefix("== ").unwrap().split_once(", ").unwrap();
         let (_, address) = rest.rsplit_once(", at 0x").unwrap();
         let address = u64::from_str_radix(address, 16).unwrap();
-        let chosen = chosen(&hex(name, address, &code.concat()));
+        let chosen = chosen(&Function { language, ..hex(name, address, &code.concat()) });
         calls += chosen.lines().filter(|line| line.starts_with("after")).count();
         expected.push(format!("{head}\n{}\n{chosen}", code.join("\n")));
     }
     let expected = expected.join("\n");
     if std::env::var_os("QPROF_BLESS").is_some() {
-        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/plan/tests/landings.txt");
+        let file = format!("{}/src/plan/tests/{file}", env!("CARGO_MANIFEST_DIR"));
         std::fs::write(file, &expected).unwrap();
     }
+    assert!(expected == known, "chosen now:\n{expected}");
+    calls
+}
+
+#[test]
+fn what_is_chosen_for_real_functions() {
+    let calls = check("landings.txt", TEXT, Language::Native);
     assert!(calls > 60, "only {calls} calls");
-    assert!(expected == TEXT, "chosen now:\n{expected}");
+}
+
+#[test]
+fn what_is_chosen_for_functions_of_go() {
+    let calls = check("go.txt", GO, Language::Go);
+    assert!(calls > 60, "only {calls} calls");
 }
