@@ -14,7 +14,9 @@ use profiler_tests::timeout::PATIENCE;
 use qprof::config::{Select, Selector};
 use qprof::model::VirtAddr;
 use qprof::symbols::SymbolSet;
-use qprof::symbols::go_types::{ContextParent, ContextSource, GoTypes, Kind, Place, Register, Type, Value};
+use qprof::symbols::go_types::{
+    ContextParent, ContextSource, GoTypes, Kind, Place, Register, Type, Value,
+};
 use qprof::target::ObjectId;
 
 const EXECUTABLE: ObjectId = ObjectId(0);
@@ -351,7 +353,7 @@ fn shapes_of_arguments_are_those_that_tracebacks_show() -> Result<()> {
     let symbols = SymbolSet::of_file(&build(MODULE, false, &[STRIPPED])?);
     for (function, expected) in [
         ("shapes.(*Server).Plain", "8 {8,8} 8"),
-        ("shapes.(*Server).Spill", "8 {8,8,8} {8,8,8} {8,8,…} …"),
+        ("shapes.(*Server).Spill", "8 {8,8,8} {8,8,8} {8,8,8} …"),
         ("shapes.Small.ByValue", "{4,{8,8}} {{4,{8,8}},{8,8,4},8} …"),
         ("shapes.contextOf", "{8,8} 8"),
     ] {
