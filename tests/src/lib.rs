@@ -13,6 +13,7 @@ pub mod family;
 pub mod fixture;
 pub mod functions;
 pub mod go_dwarf;
+pub mod go_log;
 pub mod golang;
 pub mod http;
 pub mod jaeger;
