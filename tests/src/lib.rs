@@ -12,6 +12,7 @@ pub mod environment;
 pub mod family;
 pub mod fixture;
 pub mod functions;
+pub mod go_compare;
 pub mod go_dwarf;
 pub mod go_log;
 pub mod golang;

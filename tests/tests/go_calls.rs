@@ -88,7 +88,8 @@ fn check(program: &Path, cgo: bool) -> Result<()> {
         return Ok(());
     }
     let _alone = alone();
-    watched(program, &scenario)?;
+    let seen = watched(program, &scenario)?;
+    ensure!(seen.counts() == log.counts(), "it called other functions when watched");
     if scenario == "all" {
         watched(program, &format!("storm={}", soak(100_000))).context("a storm of goroutines")?;
     }
