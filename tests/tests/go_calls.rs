@@ -55,6 +55,7 @@ fn alone_with_itself(program: &Path, scenario: &str) -> Result<GoLog> {
 }
 
 /// Runs a scenario watched, and compares.
+#[expect(clippy::print_stdout, reason = "how near the times are is for whoever wants to know")]
 fn watched(program: &Path, scenario: &str) -> Result<GoLog> {
     let log = scratch("calls")?.join("log");
     let mut fixture = Fixture::start(program, &[&log.to_string_lossy(), scenario])?;
