@@ -58,7 +58,7 @@ impl GoLog {
             if span.ended()? != expected {
                 wrong.push(format!("it {expected}, and ends as {}", span.exit()?));
             }
-            if !call.c && span.thread()? != call.thread {
+            if call.locked && span.thread()? != call.thread {
                 wrong.push(format!("it began on thread {}, not {}", call.thread, span.thread()?));
             }
             let name = span.tag("code.function.name")?;
@@ -308,7 +308,7 @@ mod tests {
         let ([id, up], [goroutine, how, proof]) = (ids, about);
         let [begin, end] = times.map(|time| time * CLOCKS_NS * 10);
         format!(
-            r#"{{"call":{id},"up":{up},"function":"{name}","goroutine":{goroutine},"thread":3,"begin":{begin},"end":{end},"how":"{how}","proof":"{proof}","request":1,"scenario":"s"}}"#
+            r#"{{"call":{id},"up":{up},"function":"{name}","goroutine":{goroutine},"thread":3,"begin":{begin},"end":{end},"how":"{how}","proof":"{proof}","request":1,"scenario":"s","locked":true}}"#
         )
     }
 

@@ -20,8 +20,10 @@ pub struct Call {
     pub function: String,
     /// The goroutine; none for C on a thread that C made.
     pub goroutine: Option<u64>,
-    /// The thread it began on.
+    /// The thread it was on once it had begun: before that, it may have been moved.
     pub thread: u32,
+    /// Whether its goroutine could run on no other thread.
+    pub locked: bool,
     /// Nanoseconds of the monotonic clock, as the function itself took it after it had begun.
     pub begin: u64,
     /// When it was about to return, or to be unwound.
@@ -147,6 +149,7 @@ fn call(line: &str) -> Result<Call> {
         function: text("function")?,
         goroutine: Some(number("goroutine")?).filter(|goroutine| *goroutine != 0),
         thread: small("thread")?,
+        locked: flag("locked"),
         begin: number("begin")?,
         end: number("end")?,
         returned: how == "return",
