@@ -368,8 +368,8 @@ mod tests {
         raw[54] = 99;
         assert_eq!(decode(&raw), Err(DecodeError::Kind(99)));
         let mut raw = encoded(&enter());
-        raw[55] = 1;
-        assert_eq!(decode(&raw), Err(DecodeError::LaneKind(1)));
+        raw[55] = 9;
+        assert_eq!(decode(&raw), Err(DecodeError::LaneKind(9)));
         let mut raw = encoded(&enter());
         raw[8] = 12;
         assert_eq!(decode(&raw), Err(DecodeError::Lane { lane: 12, tid: 11 }));

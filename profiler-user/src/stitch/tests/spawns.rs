@@ -6,7 +6,12 @@ const G: [u32; 5] = [GO, GO + 1, GO + 2, GO + 3, GO + 4];
 
 impl Lab {
     fn spawn(&mut self, lane: u32, child: u32) -> &mut Self {
-        self.push(lane, EventBody::Spawn { child: Goid(u64::from(child)) })
+        let now = self.now;
+        self.push(lane, EventBody::Spawn { child: Goid(u64::from(child)) });
+        let made = std::mem::replace(&mut self.now, now);
+        self.push(child, EventBody::RunsOnce);
+        self.now = made;
+        self
     }
 }
 
