@@ -10,30 +10,31 @@ use crate::{ProbeId, Role};
 /// How many words one site may record.
 pub const MAX_WORDS: usize = 8;
 
-/// Where a word comes from: a register.
+/// Where a word comes from: a register, by its place in the kernel's `struct pt_regs` (`arch/x86/include/asm/ptrace.h`),
+/// in words from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Source {
     /// rdi
-    Rdi = 1,
+    Rdi = 15,
     /// rsi
-    Rsi = 2,
+    Rsi = 14,
     /// rdx
-    Rdx = 3,
+    Rdx = 13,
     /// rcx
-    Rcx = 4,
+    Rcx = 12,
     /// r8
-    R8 = 5,
+    R8 = 10,
     /// r9
-    R9 = 6,
+    R9 = 9,
     /// rax
-    Rax = 7,
+    Rax = 11,
     /// rbx
-    Rbx = 8,
+    Rbx = 6,
     /// r10
-    R10 = 9,
+    R10 = 8,
     /// r11
-    R11 = 10,
+    R11 = 7,
 }
 
 impl Source {

@@ -38,6 +38,12 @@ pub enum EventKind {
     Carries = 13,
     /// The goroutine has made another, whose number is the one word.
     Spawn = 14,
+    /// A goroutine that was made in a call is about to make its first one: the words are the addresses
+    /// to which that returns, then its caller, and so on.
+    Born = 15,
+    /// What a goroutine does it does once: it was made for that. Made by user space, of a
+    /// [`EventKind::Born`].
+    RunsOnce = 16,
 }
 
 impl EventKind {
@@ -59,6 +65,8 @@ impl EventKind {
             12 => Some(Self::GaveUp),
             13 => Some(Self::Carries),
             14 => Some(Self::Spawn),
+            15 => Some(Self::Born),
+            16 => Some(Self::RunsOnce),
             _ => None,
         }
     }

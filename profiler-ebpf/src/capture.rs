@@ -3,6 +3,7 @@
 use core::ffi::c_void;
 use core::ptr;
 
+use aya_ebpf::helpers::bpf_probe_read_kernel;
 use aya_ebpf::helpers::generated::bpf_probe_read_user;
 use profiler_common::{Capture, CaptureProgram, Counter, EventRecord, MAX_WORDS, ProbeId, Role};
 
@@ -10,9 +11,6 @@ use crate::context::Interface;
 use crate::count;
 use crate::hit::Hit;
 use crate::maps::{CAPTURES, GO};
-
-/// Places in [`registers`]: a power of two, so that a mask is all the bound the verifier needs.
-const REGISTERS: usize = 16;
 
 /// Appends the words that a probe's program for the role asks for. One that cannot be read is 0, has its bit set in
 /// the header, and is counted.
@@ -27,13 +25,12 @@ pub(crate) fn run(
 ) -> Interface {
     let index = CaptureProgram::index(probe, role);
     let Some(program) = CAPTURES.get(index) else { return Interface::NONE };
-    let registers = registers(hit);
     let mut faults = 0;
     for (place, capture) in program.captures.iter().enumerate() {
         if place >= usize::from(program.len) {
             break;
         }
-        let (word, fault) = word(&registers, capture);
+        let (word, fault) = word(hit, capture);
         record.words[place] = word;
         faults |= fault << place;
     }
@@ -46,26 +43,15 @@ pub(crate) fn run(
         return Interface::NONE;
     }
     let [(table, _), (data, _)] =
-        [&program.context[0], &program.context[1]].map(|of| word(&registers, of));
+        [&program.context[0], &program.context[1]].map(|of| word(hit, of));
     Interface { table, data }
-}
-
-/// The registers a [`Source`] can name, by its number. They are copied because the verifier allows
-/// no computed offset into the context.
-#[inline(always)]
-fn registers(hit: &Hit<'_>) -> [u64; REGISTERS] {
-    let regs = hit.regs;
-    [
-        0, regs.rdi, regs.rsi, regs.rdx, regs.rcx, regs.r8, regs.r9, regs.rax, regs.rbx, regs.r10,
-        regs.r11, 0, 0, 0, 0, 0,
-    ]
 }
 
 /// The word, and 1 if it could not be read. No branch on the outcome: the verifier follows every
 /// combination of those it finds in the loop.
 #[inline(always)]
-fn word(registers: &[u64; REGISTERS], capture: &Capture) -> (u64, u8) {
-    let register = registers[usize::from(capture.source) % REGISTERS];
+fn word(hit: &Hit<'_>, capture: &Capture) -> (u64, u8) {
+    let register = register(hit, capture.source);
     if capture.deref == 0 {
         return (register, 0);
     }
@@ -76,6 +62,18 @@ fn word(registers: &[u64; REGISTERS], capture: &Capture) -> (u64, u8) {
     // leaves zero and answers with a negative number.
     let answer = unsafe { bpf_probe_read_user(into, size_of::<u64>() as u32, address) };
     (word, (answer.cast_unsigned() >> 63) as u8)
+}
+
+/// The register that a [`profiler_common::Source`] names; of another number any.
+///
+/// Read as kernel memory: the verifier allows no computed offset into the context, and a copy of all of them
+/// would fill a quarter of the program's stack.
+#[inline(always)]
+fn register(hit: &Hit<'_>, source: u8) -> u64 {
+    let place = usize::from(source.wrapping_sub(1) & 0xf);
+    let from = ptr::from_ref(hit.regs).cast::<u64>().wrapping_add(place);
+    // SAFETY: the helper checks the address and fails where it cannot read.
+    unsafe { bpf_probe_read_kernel(from) }.unwrap_or(0)
 }
 
 const _: () = assert!(MAX_WORDS <= 8, "one bit per word in `faults`");

@@ -3,13 +3,15 @@
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::programs::ProbeContext;
 use aya_log_ebpf::debug;
-use profiler_common::{Ahead, Cookie, Counter, EventKind, EventRecord, MAX_WORDS, Role};
+use profiler_common::{
+    Ahead, Cookie, Counter, EventHeader, EventKind, EventRecord, MAX_WORDS, Role,
+};
 
 use crate::count::OfProbe;
 use crate::hit::{Hit, On};
 use crate::maps::{Awaited, LaneState, OpenCall, SILENCED};
 use crate::returns::{self, Call, Outlook};
-use crate::{capture, cgo, context, count, emit, fold, in_trace, lane, open, twin};
+use crate::{born, capture, cgo, context, count, emit, fold, in_trace, lane, open, twin};
 
 #[inline(always)]
 pub(crate) fn run(ctx: &ProbeContext, on: On) {
@@ -48,19 +50,24 @@ pub(crate) fn run(ctx: &ProbeContext, on: On) {
         counts.quiet();
         return;
     }
-    let mut record = EventRecord { header: hit.header(EventKind::Enter), words: [0; MAX_WORDS] };
-    record.header.frame = slot;
-    // SAFETY: the helper checks the address and fails where it cannot read.
-    match unsafe { bpf_probe_read_user(hit.slot() as *const u64) } {
-        Ok(address) => record.header.return_address = address,
-        Err(_) => count::count(Counter::ReturnSlotFault),
+    if let Some(state) = &mut state
+        && matches!(on, On::Goroutine)
+    {
+        born::first(state, &hit);
     }
+    // SAFETY: the helper checks the address and fails where it cannot read.
+    let return_address = unsafe { bpf_probe_read_user(hit.slot() as *const u64) };
+    if return_address.is_err() {
+        count::count(Counter::ReturnSlotFault);
+    }
+    let return_address = return_address.unwrap_or(0);
     // Each kind goes its own way to the end: the verifier follows all combinations of what comes
     // one after the other.
     if matches!(on, On::Thread) && cookie.has(Cookie::NO_EXIT) {
         if cookie.has(Cookie::UNWINDS) || cookie.has(Cookie::JUMPS) {
             before_unwinding(&mut state, &hit, slot);
         }
+        let mut record = record(&hit, slot, return_address);
         record.header.sequence = lane::next(&mut state);
         if cookie.has(Cookie::HAS_CAPTURE) {
             capture::run(&hit, probe, Role::Enter, &mut record);
@@ -73,7 +80,7 @@ pub(crate) fn run(ctx: &ProbeContext, on: On) {
         emit::send(&record, Some(counts));
         return;
     }
-    let outlook = outlook(&hit, &record);
+    let outlook = outlook(&hit, return_address);
     if !matches!(outlook.ahead, Ahead::Landing) {
         counts.unlanded();
     }
@@ -82,11 +89,12 @@ pub(crate) fn run(ctx: &ProbeContext, on: On) {
         if let Some(outer) = fold::begin(&mut state, &call) {
             let awaited = awaited(&hit, &outlook, Awaited::FOLD, hit.time, outer);
             open::remember_folded(&hit.lane, slot, outlook.slot, &awaited);
-            ask(&outlook, counts, &mut record, &mut state);
+            ask(&hit, &outlook, return_address, &mut state);
             return;
         }
         count::count(Counter::NotFolded);
     }
+    let mut record = record(&hit, slot, return_address);
     if let Some(state) = &mut state
         && matches!(on, On::Thread)
     {
@@ -100,14 +108,16 @@ pub(crate) fn run(ctx: &ProbeContext, on: On) {
             context::find(&hit, own, outlook.slot, &mut record);
         }
     }
-    debug!(
-        ctx,
-        "enter probe {} slot {:x} from {:x} number {}",
-        record.header.probe,
-        slot,
-        record.header.return_address,
-        record.header.sequence
-    );
+    if matches!(on, On::Thread) {
+        debug!(
+            ctx,
+            "enter probe {} slot {:x} from {:x} number {}",
+            record.header.probe,
+            slot,
+            record.header.return_address,
+            record.header.sequence
+        );
+    }
     emit::send(&record, Some(counts));
 }
 
@@ -125,12 +135,12 @@ fn before_unwinding(state: &mut Option<&mut LaneState>, hit: &Hit<'_>, slot: u64
 
 /// Finds where the call will end.
 #[inline(always)]
-fn outlook(hit: &Hit<'_>, record: &EventRecord) -> Outlook {
+fn outlook(hit: &Hit<'_>, return_address: u64) -> Outlook {
     let cookie = hit.cookie;
     let outlook = returns::follow(&Call {
         space: hit.space,
         slot: hit.slot(),
-        return_address: record.header.return_address,
+        return_address,
         frame_pointer: cookie.has(Cookie::KEEPS_FRAME_POINTER).then_some(hit.regs.rbp),
         wants_value: cookie.has(Cookie::WANTS_VALUE),
     });
@@ -180,22 +190,28 @@ fn await_exit(
     }
 }
 
+/// The event of a call, as far as it is known at once.
+#[inline(always)]
+fn record(hit: &Hit<'_>, slot: u64, return_address: u64) -> EventRecord {
+    let header = hit.header(EventKind::Enter);
+    EventRecord {
+        header: EventHeader { frame: slot, return_address, ..header },
+        words: [0; MAX_WORDS],
+    }
+}
+
 /// A call that is folded asks for its landing by itself.
 #[inline(always)]
-fn ask(
-    outlook: &Outlook,
-    counts: OfProbe,
-    record: &mut EventRecord,
-    state: &mut Option<&mut LaneState>,
-) {
+fn ask(hit: &Hit<'_>, outlook: &Outlook, return_address: u64, state: &mut Option<&mut LaneState>) {
     match outlook.ahead {
         Ahead::Landing | Ahead::Nothing => {}
         Ahead::Unknown | Ahead::WantsPoint | Ahead::WantsValue => {
+            let mut record = record(hit, hit.frame(), return_address);
             record.header.kind = EventKind::Asks as u8;
             record.header.ahead = outlook.ahead as u8;
             record.header.awaited = outlook.awaited;
             record.header.sequence = lane::next(state);
-            emit::send(record, Some(counts));
+            emit::send(&record, Some(OfProbe::new(hit.cookie.probe())));
         }
     }
 }

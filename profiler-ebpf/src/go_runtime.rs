@@ -1,12 +1,12 @@
 //! What Go's runtime does to goroutines: it makes them, ends them, and lets them go on after a panic.
 
 use aya_ebpf::programs::ProbeContext;
-use profiler_common::{Cookie, EventKind, EventRecord, GoRuntime, MAX_WORDS, Role};
+use profiler_common::{Cookie, EventKind, EventRecord, GoRuntime, LaneKey, MAX_WORDS, Role};
 
 use crate::count::OfProbe;
 use crate::goroutine::{self, word};
 use crate::hit::{Hit, On};
-use crate::{capture, emit, fold, in_trace, lane};
+use crate::{born, capture, emit, fold, in_trace, lane};
 
 #[inline(always)]
 pub(crate) fn run(ctx: &ProbeContext) {
@@ -26,6 +26,7 @@ pub(crate) fn run(ctx: &ProbeContext) {
 /// `runtime.Goexit`. One that had no event is not known, and has nothing to say.
 #[inline(always)]
 fn ends(hit: &Hit<'_>, counts: OfProbe) {
+    born::ended(hit.lane.key);
     let Some(state) = lane::known(hit.lane.key) else {
         counts.quiet();
         return;
@@ -52,6 +53,7 @@ fn spawns(hit: &Hit<'_>, counts: OfProbe) {
     let mut record = EventRecord { header: hit.header(EventKind::Spawn), words: [0; MAX_WORDS] };
     capture::run(hit, hit.cookie.probe(), Role::Enter, &mut record);
     let Some(child) = word(record.words[0], runtime.g_goid) else { return };
+    born::made(LaneKey::of_goroutine(hit.lane.key.pid(), child));
     record.words[0] = child;
     record.header.words = 1;
     record.header.sequence = lane::next(&mut Some(state));

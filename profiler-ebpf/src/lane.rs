@@ -64,15 +64,20 @@ impl Lane {
     /// The header of an event of it, without its number.
     #[inline(always)]
     pub(crate) fn header(&self, time: u64, kind: EventKind) -> EventHeader {
-        EventHeader {
-            time,
-            lane: self.number,
-            pid: (self.thread >> 32) as u32,
-            tid: self.thread as u32,
-            kind: kind as u8,
-            lane_kind: self.kind as u8,
-            ..EventHeader::default()
-        }
+        let mut header = EventHeader::default();
+        self.describe(&mut header, time, kind);
+        header
+    }
+
+    /// Says in a header whose event it is, when and of what kind.
+    #[inline(always)]
+    pub(crate) fn describe(&self, header: &mut EventHeader, time: u64, kind: EventKind) {
+        header.time = time;
+        header.lane = self.number;
+        header.pid = (self.thread >> 32) as u32;
+        header.tid = self.thread as u32;
+        header.kind = kind as u8;
+        header.lane_kind = self.kind as u8;
     }
 }
 

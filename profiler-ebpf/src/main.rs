@@ -24,6 +24,7 @@
     reason = "one function per program: the verifier follows pointers badly across calls"
 )]
 
+mod born;
 mod capture;
 mod cgo;
 mod context;

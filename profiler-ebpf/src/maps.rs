@@ -7,9 +7,9 @@ use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf};
 use profiler_common::{
-    CaptureProgram, ContextNode, ContextParent, ContextType, Counter, Fold, FoldKey, GoRuntime,
-    KernelOffsets, LANE_WORDS, LandingCount, LandingId, LaneKey, MAX_LANDINGS, MAX_PROBES,
-    ProbeCount, Return, ReturnKey, TargetState,
+    CaptureProgram, ContextNode, ContextParent, ContextType, Counter, EventRecord, Fold, FoldKey,
+    GoRuntime, KernelOffsets, LANE_WORDS, LandingCount, LandingId, LaneKey, MAX_LANDINGS,
+    MAX_PROBES, ProbeCount, Return, ReturnKey, TargetState,
 };
 
 /// Process id of the one target, in the initial pid namespace; 0: ask [`TARGETS`]. Written by user
@@ -204,3 +204,9 @@ pub(crate) static CONTEXT_TYPES: HashMap<ContextType, ContextParent> =
 /// to go.
 #[map]
 pub(crate) static CONTEXTS: LruHashMap<ContextNode, u64> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Goroutines that were made in a call and have made none yet. Written by [`crate::go_runtime`], taken by
+/// [`crate::born`]. Full: the calls of further ones have no parent by that.
+#[map]
+pub(crate) static MADE: HashMap<LaneKey, EventRecord> =
+    HashMap::with_max_entries(65_536, BPF_F_NO_PREALLOC);

@@ -63,22 +63,40 @@ pub fn build_by(release: &str, module: &str, cgo: bool, flags: &[&str]) -> Resul
     if built.is_file() {
         return Ok(built);
     }
-    let workshop = tempfile::Builder::new().prefix("build-").tempdir_in(&directory)?;
-    let go = fetch(release, workshop.path())?;
-    let half = workshop.path().join("built");
+    // Under the lock what lies there was left by a run that was killed.
+    let workshop = directory.join("workshop");
+    if workshop.exists() {
+        fs::remove_dir_all(&workshop)?;
+    }
+    fs::create_dir(&workshop)?;
+    let made = make(release, &source, &workshop, cgo, flags);
+    let moved = made.and_then(|half| Ok(fs::rename(half, &built)?));
+    fs::remove_dir_all(&workshop)?;
+    moved.map(|()| built)
+}
+
+/// Builds it in `workshop`, by a toolchain that is fetched there.
+fn make(
+    release: &str,
+    source: &Path,
+    workshop: &Path,
+    cgo: bool,
+    flags: &[&str],
+) -> Result<PathBuf> {
+    let half = workshop.join("built");
+    let go = fetch(release, workshop)?;
     let mut command = Command::new(go);
-    bare(&mut command, workshop.path());
+    bare(&mut command, workshop);
     // Go 1.19 builds nothing when it lies in the module cache that it uses.
-    command.env("GOMODCACHE", workshop.path().join("modules"));
-    command.env("GOCACHE", workshop.path().join("cache"));
+    command.env("GOMODCACHE", workshop.join("modules"));
+    command.env("GOCACHE", workshop.join("cache"));
     command.env("GOTOOLCHAIN", "local").env("CGO_ENABLED", if cgo { "1" } else { "0" });
-    command.current_dir(&source);
+    command.current_dir(source);
     command.args(["build", "-buildvcs=false"]).args(flags).arg("-o").arg(&half).arg(".");
     let output = command.output().with_context(|| format!("running {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?} failed: {}", tail(&said));
-    fs::rename(&half, &built)?;
-    Ok(built)
+    Ok(half)
 }
 
 /// The program `go` of a release, below `directory`.

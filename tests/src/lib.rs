@@ -6,21 +6,26 @@
 //! `target/qprof-tests` until the next run, to be looked at after a failure.
 
 pub mod bpftrace;
+pub mod clients;
 pub mod duckdb;
 pub mod engine;
 pub mod environment;
 pub mod family;
 pub mod fixture;
 pub mod functions;
+pub mod go_compare;
 pub mod go_dwarf;
+pub mod go_log;
 pub mod golang;
 pub mod http;
+pub mod influxdb;
 pub mod jaeger;
 pub mod memory;
 pub mod milvus_lite;
 pub mod planned;
 pub mod postgres;
 pub mod process;
+pub mod prometheus;
 pub mod qprof;
 pub mod restored;
 pub mod symbol_map;

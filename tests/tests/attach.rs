@@ -230,6 +230,8 @@ fn short(event: &Event) -> (&'static str, u16) {
         EventBody::GaveUp { probe } => ("gave up", probe.0),
         EventBody::Carries { .. } => ("carries", 0),
         EventBody::Spawn { .. } => ("spawn", 0),
+        EventBody::Born { .. } => ("born", 0),
+        EventBody::RunsOnce => ("runs once", 0),
         EventBody::LaneEnd => ("lane end", 0),
         EventBody::ProcessEnd => ("process end", 0),
         EventBody::Fork { .. } => ("fork", 0),

@@ -81,7 +81,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "setup",
-        usage: "[rust|bpf-linker|milvus-lite|engines|jaeger|host]...",
+        usage: "[rust|bpf-linker|milvus-lite|engines|go|go-servers|jaeger|host]...",
         does: "Only install what the other commands need",
         run: setup::run,
     },

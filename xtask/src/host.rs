@@ -122,19 +122,31 @@ pub(crate) fn ensure(cache: &Cache, needs: &[Need]) -> Result<()> {
     }
     say::step("apt", &format!("installing {list}"));
     let log = cache.join("log/apt.log");
-    let apt = |words: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").args(words);
-        run_logged(&mut command, &log)
-    };
-    apt(&["update", "-q"])?;
+    update_apt(&log)?;
     let mut words = vec!["install", "-q", "-y", "--no-install-recommends"];
     words.extend(&packages);
-    apt(&words)?;
+    apt(&words, &log)?;
     match missing().as_slice() {
         [] => Ok(()),
         still => bail!("installed {list}, yet what {} should bring is not found", still.join(" ")),
     }
+}
+
+/// Has apt read what packages there are now.
+///
+/// # Errors
+/// When this is not root, or apt fails.
+pub(crate) fn update_apt(log: &Path) -> Result<()> {
+    if !is_root() {
+        bail!("apt's lists of packages are missing or old; renew them with\n  sudo apt-get update");
+    }
+    apt(&["update", "-q"], log)
+}
+
+fn apt(words: &[&str], log: &Path) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(words);
+    run_logged(&mut command, log)
 }
 
 /// The program `name` on `PATH`, or where administrators' programs are.

@@ -9,6 +9,7 @@ mod child;
 mod ci;
 mod cli;
 mod command;
+mod debian;
 mod demo;
 mod ebpf;
 mod go_facts;

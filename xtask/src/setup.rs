@@ -7,12 +7,14 @@ use anyhow::{Result, anyhow};
 
 use crate::args::{Args, Usage};
 use crate::cli::Context;
+use crate::debian::{INFLUXDB, PROMETHEUS};
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
 use crate::venv::{ENGINES, MilvusVenv, SQLITE};
 use crate::{jaeger, linker, say};
 
-const PARTS: [&str; 7] = ["host", "rust", "bpf-linker", "milvus-lite", "engines", "go", "jaeger"];
+const PARTS: [&str; 8] =
+    ["host", "rust", "bpf-linker", "milvus-lite", "engines", "go", "go-servers", "jaeger"];
 
 /// What the tests that start real servers need.
 pub(crate) const TEST_NEEDS: [Need; 7] = [
@@ -53,6 +55,10 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     if wanted("go") {
         jaeger::ensure_go(cache)?;
     }
+    if wanted("go-servers") {
+        PROMETHEUS.ensure(cache)?;
+        INFLUXDB.ensure(cache)?;
+    }
     if wanted("jaeger") {
         jaeger::ensure(cache)?;
     }
@@ -70,6 +76,8 @@ pub(crate) fn servers(context: &Context) -> Result<()> {
     ENGINES.ensure(&context.cache)?;
     SQLITE.ensure(&context.cache)?;
     jaeger::ensure_go(&context.cache)?;
+    PROMETHEUS.ensure(&context.cache)?;
+    INFLUXDB.ensure(&context.cache)?;
     jaeger::ensure(&context.cache)?;
     Ok(())
 }

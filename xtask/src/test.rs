@@ -22,13 +22,14 @@ const PURE_LIMIT: Duration = Duration::from_secs(25 * 60);
 const ROOT_LIMIT: Duration = Duration::from_secs(45 * 60);
 const FULL_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 /// The files of root tests that hold a hazard of `docs/safety.md`.
-const SAFETY: [&str; 12] = [
+const SAFETY: [&str; 13] = [
     "attach",
     "bad_input",
     "children",
     "costs",
     "exceptions",
     "fixtures",
+    "go_calls",
     "kill",
     "loading",
     "odd_targets",

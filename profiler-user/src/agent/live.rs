@@ -19,7 +19,7 @@ use super::spending::Spending;
 use super::{Prepared, budget, clock};
 use crate::attach::{AttachError, AttachOptions, Attached, KernelCounts, RefusedSite, Targets};
 use crate::config::SymbolMap;
-use crate::model::{Event, MonoNs, Pid, Rules, Trace, Watches};
+use crate::model::{Event, EventBody, MonoNs, Pid, Rules, Trace, Watches};
 use crate::plan::{Costs, ProbePlan};
 use crate::reader::{self, Ring};
 use crate::recording::{RecordingError, Writer};
@@ -563,8 +563,13 @@ impl Live {
                 }
             };
             let see = |event: &Event| {
-                if let Some(landings) = landings.as_mut() {
-                    landings.event(event, attached);
+                let Some(landings) = landings.as_mut() else { return false };
+                landings.event(event, attached);
+                match &event.body {
+                    EventBody::Born { callers } => {
+                        landings.runs_once(event.lane.pid(), callers, attached)
+                    }
+                    _ => false,
                 }
             };
             changes.extend(pipeline.event(raw, Some(&mut *jumps), record, see));

@@ -33,32 +33,41 @@ impl Pipeline {
     }
 
     /// Stitches an event; what it tells of its process, if it does. `jumps`: makes of the calls of
-    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one; `see` is handed the
-    /// event itself.
+    /// `longjmp` what they do. An event that was made anew is handed to `record`, else the raw one. `see` is
+    /// handed the event itself, and of a goroutine that is born says whether it is proven to do once what it
+    /// does.
     pub(super) fn event(
         &mut self,
         raw: &[u8],
         mut jumps: Option<&mut Jumps>,
         record: impl FnOnce(&[u8]),
-        see: impl FnOnce(&Event),
+        see: impl FnOnce(&Event) -> bool,
     ) -> Option<Change> {
         match reader::decode(raw) {
             Ok(mut event) => {
+                let proven = see(&event);
                 let watches = self.watches(&event);
                 if let (Some(jumps), EventBody::Fork { child }) = (&mut jumps, event.body) {
                     jumps.forked(event.lane.pid(), child);
                 }
-                match jumps.filter(|_| watches == Some(Watches::Jumping)) {
-                    Some(jumps) => {
-                        event = jumps.landing(&event);
-                        let mut made = Vec::new();
-                        reader::encode(&event, &mut made);
-                        record(&made);
+                let made = match event.body {
+                    EventBody::Born { .. } => {
+                        proven.then_some(Event { body: EventBody::RunsOnce, ..event })
+                    }
+                    _ => jumps
+                        .filter(|_| watches == Some(Watches::Jumping))
+                        .map(|jumps| jumps.landing(&event)),
+                };
+                match made {
+                    Some(made) => {
+                        event = made;
+                        let mut bytes = Vec::new();
+                        reader::encode(&event, &mut bytes);
+                        record(&bytes);
                     }
                     None => record(raw),
                 }
                 self.last = self.last.max(event.time);
-                see(&event);
                 self.stitcher.push(&event);
                 change(&event, watches)
             }
@@ -98,6 +107,8 @@ fn change(event: &Event, watches: Option<Watches>) -> Option<Change> {
         | EventBody::GaveUp { .. }
         | EventBody::Carries { .. }
         | EventBody::Spawn { .. }
+        | EventBody::Born { .. }
+        | EventBody::RunsOnce
         | EventBody::LaneEnd => None,
     }
 }

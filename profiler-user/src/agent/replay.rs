@@ -48,7 +48,7 @@ pub fn replay(path: &Path, settings: &OutSettings) -> anyhow::Result<Ended> {
     for chunk in chunks {
         match chunk {
             Ok(Chunk::Event(raw)) => {
-                let _of_processes = pipeline.event(&raw, None, |_| {}, |_| {});
+                let _of_processes = pipeline.event(&raw, None, |_| {}, |_| false);
                 first = first.or((pipeline.last != MonoNs(0)).then_some(pipeline.last));
                 pipeline.stitcher.tick(pipeline.last);
             }

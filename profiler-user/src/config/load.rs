@@ -36,11 +36,13 @@ impl BuiltIn {
 pub const fn built_in() -> &'static [BuiltIn] {
     &[
         BuiltIn { name: "duckdb", text: include_str!("../../../symbol-maps/duckdb.toml") },
+        BuiltIn { name: "influxdb", text: include_str!("../../../symbol-maps/influxdb.toml") },
         BuiltIn {
             name: "milvus-lite",
             text: include_str!("../../../symbol-maps/milvus-lite.toml"),
         },
         BuiltIn { name: "postgres", text: include_str!("../../../symbol-maps/postgres.toml") },
+        BuiltIn { name: "prometheus", text: include_str!("../../../symbol-maps/prometheus.toml") },
         BuiltIn { name: "tantivy", text: include_str!("../../../symbol-maps/tantivy.toml") },
     ]
 }

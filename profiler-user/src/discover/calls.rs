@@ -168,6 +168,8 @@ impl Calls {
             | EventBody::GaveUp { .. }
             | EventBody::Carries { .. }
             | EventBody::Spawn { .. }
+            | EventBody::Born { .. }
+            | EventBody::RunsOnce
             | EventBody::Fork { .. } => {}
             EventBody::LaneEnd | EventBody::ProcessEnd | EventBody::Exec => {
                 self.stacks.remove(&event.lane);

@@ -138,6 +138,13 @@ pub enum EventBody {
         /// The other.
         child: Goid,
     },
+    /// A goroutine that was made in a call is about to make its first one.
+    Born {
+        /// To where that returns, then its caller, and so on.
+        callers: Words,
+    },
+    /// The same, and the goroutine does once what it does: it was made for that.
+    RunsOnce,
     /// The lane has ended.
     LaneEnd,
     /// The process has ended, and all its lanes.

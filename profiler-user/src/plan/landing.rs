@@ -14,7 +14,7 @@ use profiler_common::{CaptureProgram, Source};
 
 use super::flow::{Depth, Flow, depths};
 use super::line::{End, Line};
-use super::listing::{Listing, direct_target};
+use super::listing::{Listing, direct_target, falls_through};
 use super::{CostClass, KernelForms};
 use crate::model::{FileOffset, VirtAddr};
 use crate::symbols::Function;
@@ -247,6 +247,51 @@ impl<'a> Returns<'a> {
             Ok(index) => plan(Line::walk(self, index, needs), needs),
             Err(why) => ReturnPlan::none(why),
         }
+    }
+
+    /// Whether the call that returns to an address may be made again, before the function returns that made
+    /// it. Also where that cannot be told. `never_returns`: whether a call of what begins at an address does
+    /// not come back.
+    #[must_use]
+    pub fn may_call_again(
+        &self,
+        return_address: VirtAddr,
+        never_returns: &dyn Fn(VirtAddr) -> bool,
+    ) -> bool {
+        let Ok(from) = self.behind_a_call(return_address) else { return true };
+        let call = self.listing.covering(return_address.0.saturating_sub(1));
+        let mut seen = vec![false; self.listing.insns.len()];
+        let mut work = vec![from];
+        while let Some(index) = work.pop() {
+            if Some(index) == call {
+                return true;
+            }
+            let (Some(seen), Some(insn)) = (seen.get_mut(index), self.listing.insns.get(index))
+            else {
+                return true;
+            };
+            if std::mem::replace(seen, true) {
+                continue;
+            }
+            let target = direct_target(insn);
+            match insn.flow_control() {
+                FlowControl::IndirectBranch => return true,
+                FlowControl::Call if target.is_some_and(|at| never_returns(VirtAddr(at))) => {
+                    continue;
+                }
+                FlowControl::Call | FlowControl::IndirectCall => {}
+                // To its start it jumps when its stack has grown, before it has called anybody.
+                _ => work.extend(
+                    target
+                        .filter(|at| *at != self.listing.start())
+                        .and_then(|at| self.listing.at(at)),
+                ),
+            }
+            if falls_through(insn) {
+                work.extend(self.listing.next(index));
+            }
+        }
+        false
     }
 
     /// Every address the function's calls may return to.

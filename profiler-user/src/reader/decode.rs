@@ -124,6 +124,8 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         EventKind::Spawn => {
             EventBody::Spawn { child: Goid(words.get(0).ok_or(DecodeError::Goroutine)?) }
         }
+        EventKind::Born => EventBody::Born { callers: words },
+        EventKind::RunsOnce => EventBody::RunsOnce,
         EventKind::LaneEnd => EventBody::LaneEnd,
         EventKind::ProcessEnd => EventBody::ProcessEnd,
         EventKind::Fork => {
@@ -264,6 +266,14 @@ pub fn encode(event: &Event, into: &mut Vec<u8>) {
             header.kind = EventKind::Spawn as u8;
             Words::new(&[child.0], 0)
         }
+        EventBody::Born { callers } => {
+            header.kind = EventKind::Born as u8;
+            *callers
+        }
+        EventBody::RunsOnce => {
+            header.kind = EventKind::RunsOnce as u8;
+            Words::default()
+        }
         EventBody::LaneEnd => {
             header.kind = EventKind::LaneEnd as u8;
             Words::default()
@@ -358,8 +368,8 @@ mod tests {
         raw[54] = 99;
         assert_eq!(decode(&raw), Err(DecodeError::Kind(99)));
         let mut raw = encoded(&enter());
-        raw[55] = 1;
-        assert_eq!(decode(&raw), Err(DecodeError::LaneKind(1)));
+        raw[55] = 9;
+        assert_eq!(decode(&raw), Err(DecodeError::LaneKind(9)));
         let mut raw = encoded(&enter());
         raw[8] = 12;
         assert_eq!(decode(&raw), Err(DecodeError::Lane { lane: 12, tid: 11 }));

@@ -59,7 +59,7 @@ impl Stitcher {
         }
         core.clear(lane, call);
         let is_first = !std::mem::replace(&mut lane.has_called, true);
-        let (popped, carries) = (lane.take_popped(), lane.carries);
+        let (popped, carries, runs_once) = (lane.take_popped(), lane.carries, lane.runs_once);
         let (mut peer, mut spawned) = (None, None);
         match call.lane {
             Lane::Goroutine(pid, goroutine) => {
@@ -67,7 +67,10 @@ impl Stitcher {
                 if let Some(popped) = popped {
                     self.left(peer, popped, call.time, ExitKind::Inferred);
                 }
-                if is_first && let Some(maker) = self.core.spawns.take((pid, goroutine)) {
+                if is_first
+                    && let Some(maker) = self.core.spawns.take((pid, goroutine))
+                    && runs_once
+                {
                     spawned = self.maker(call.place, maker);
                 }
             }

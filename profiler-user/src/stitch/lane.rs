@@ -119,6 +119,8 @@ pub(super) struct LaneState {
     pub(super) missed: bool,
     /// A call has begun on it.
     pub(super) has_called: bool,
+    /// Of a goroutine: it does once what it does, and was made for that.
+    pub(super) runs_once: bool,
     /// A thread: the goroutine it runs functions in C for.
     pub(super) carries: Option<Goid>,
     /// A thread: the event since which it does; calls that began before were made for another.

@@ -22,8 +22,12 @@
 //!
 //! The first that holds: a hand-off's giver, unless it is running below on this very stack, which
 //! knows more exactly; the innermost open call of this stack; for the first call on another stack,
-//! unless it is a root, the innermost call of the thread's own stack; none. A call that takes work
-//! and makes no span passes the evidence on to its callees.
+//! unless it is a root, the innermost call of the thread's own stack; for a lane's outermost call,
+//! the open call whose context is nearest; for a goroutine's first call, the one in which it was
+//! made; none. A call that has such evidence and makes no span passes it on to its callees.
+//!
+//! **Go and C.** While a thread runs functions in C for a goroutine, its lane and the goroutine's hold
+//! one stack of calls: of their innermost calls the one that began later is the inner one.
 //!
 //! **Stack regions.** An address far from all stacks of a lane begins another one and closes
 //! nothing (coroutines, signal stacks). Open calls of one coroutine may have called another or be
@@ -48,13 +52,15 @@
 //!   calls are marked and are nobody's parent any more, and other stacks have no known callers;
 //! - on any lane, every live key may have been taken by someone unseen, its words used again, and
 //!   given for something else by the lost event: all keys end, and what was taken within the gap is
-//!   cut out of its trace, with all below it.
+//!   cut out of its trace, with all below it;
+//! - on a lane that a parent rests on which is not its child's own: what was believed of it within
+//!   the gap is cut out likewise.
 //!
 //! What cannot be seen: a loss on a lane that gets no event through before the trace is sent.
 //!
-//! The code: `lane` keeps the open calls of each lane, `handoff` the live keys, `trace` the
-//! open traces, `tainted` the gaps; `stitcher` decides what ends, `parentage` whose child a
-//! call is.
+//! The code: `lane` keeps the open calls of each lane, `handoff` the live keys, `contexts` the open
+//! calls by context, `spawns` the goroutines that wait for their first call, `trace` the open traces,
+//! `tainted` the gaps; `stitcher` and `goroutines` decide what ends, `parentage` whose child a call is.
 #![forbid(unsafe_code)]
 
 mod build;

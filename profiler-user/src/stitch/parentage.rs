@@ -97,12 +97,12 @@ impl Core {
     fn across(&self, frame: &Frame, place: u32, to: Lane) -> (Context, Option<Via>) {
         let (context, via) = self.below(frame);
         let Context::Span(span) = context else { return (context, None) };
-        let via = match via {
+        let via = match via.filter(|via| via.basis != Basis::Cgo) {
             // What that rests on, and on its own lane too.
             Some(via) => self.via(via.basis, Rests::ANY),
             // A callback that makes no span, and calls back.
             None if self.get(span).is_some_and(|open| open.lane == to) => None,
-            None => self.via(Basis::Cgo, place),
+            None => self.via(Basis::Cgo, via.map_or(place, |_| Rests::ANY)),
         };
         (context, via)
     }

@@ -136,6 +136,8 @@ impl Stitcher {
             | EventBody::Asks { .. }
             | EventBody::Carries { .. }
             | EventBody::Spawn { .. }
+            | EventBody::Born { .. }
+            | EventBody::RunsOnce
             | EventBody::LaneEnd => {}
         }
         if self.lanes.len() >= self.core.limits.lanes && !self.make_room(event.lane) {
@@ -191,10 +193,16 @@ impl Stitcher {
             }
             EventBody::Carries { goroutine } => self.carries(event, place, goroutine),
             EventBody::Spawn { child } => self.spawn(event, place, child),
+            EventBody::RunsOnce => {
+                if let Some(lane) = self.lanes.at(place) {
+                    lane.runs_once = true;
+                }
+            }
             EventBody::ProcessEnd
             | EventBody::Exec
             | EventBody::Fork { .. }
             | EventBody::Asks { .. }
+            | EventBody::Born { .. }
             | EventBody::GaveUp { .. } => {}
         }
     }

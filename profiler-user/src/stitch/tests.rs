@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use crate::model::{
-    Ahead, Event, EventBody, FrameAddr, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid,
+    Ahead, Event, EventBody, FrameAddr, Goid, HandoffRule, Lane, Moment, MonoNs, OrphanPolicy, Pid,
     ProbeId, ReturnAddr, Seen, Span, SpanId, Tid, Trace, TraceEnd, Words,
 };
 
@@ -13,7 +13,10 @@ use super::generator::{
 };
 use super::{IdSource, Limits, StitchStats, Stitcher};
 
+mod contexts;
 mod folded;
+mod go;
+mod spawns;
 mod until;
 mod unwinding;
 
@@ -21,11 +24,16 @@ const A: u16 = PLAIN[0];
 const B: u16 = PLAIN[1];
 const C: u16 = PLAIN[2];
 
+/// Lanes from this number on are goroutines.
+const GO: u32 = 10;
+
 /// A few lanes and a stitcher. Every event is 10 ns after the one before.
 struct Lab {
     stitcher: Stitcher,
     now: u64,
-    numbers: [u32; 8],
+    numbers: [u32; 24],
+    /// The thread that goroutines are on.
+    on: u32,
 }
 
 impl Lab {
@@ -36,7 +44,12 @@ impl Lab {
     fn with(limits: Limits, change: impl FnOnce(&mut crate::model::Rules)) -> Self {
         let mut rules = rules();
         change(&mut rules);
-        Self { stitcher: Stitcher::new(rules, limits, IdSource::new(1)), now: 0, numbers: [0; 8] }
+        Self {
+            stitcher: Stitcher::new(rules, limits, IdSource::new(1)),
+            now: 0,
+            numbers: [0; 24],
+            on: 1,
+        }
     }
 
     fn limited(change: impl FnOnce(&mut Limits)) -> Self {
@@ -49,8 +62,12 @@ impl Lab {
         self.now += 10;
         self.numbers[lane as usize] += 1;
         let sequence = self.numbers[lane as usize];
-        let (time, tid) = (MonoNs(self.now), Tid(lane));
-        let lane = Lane::Thread(Pid(1), tid);
+        let time = MonoNs(self.now);
+        let (tid, lane) = if lane < GO {
+            (Tid(lane), Lane::Thread(Pid(1), Tid(lane)))
+        } else {
+            (Tid(self.on), Lane::Goroutine(Pid(1), Goid(u64::from(lane))))
+        };
         self.stitcher.push(&Event { time, lane, tid, sequence, body });
         self
     }

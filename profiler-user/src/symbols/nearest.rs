@@ -18,6 +18,9 @@ const COMPONENTS: usize = 48;
 const DEMANGLED: usize = 256;
 /// Longer names are compared by their beginnings.
 const COMPARED: usize = 100;
+/// By how much a component is nearer in the class, type or package that was written: a function of
+/// another version keeps these rather than its name.
+const SCOPED: usize = 2;
 /// Where nothing is near, names are compared by so much of their beginnings.
 const GLANCED: usize = 24;
 
@@ -98,6 +101,8 @@ pub(super) fn nearest(objects: &[&Loaded], pattern: &Pattern, any: bool) -> Vec<
             let linkage = object.linkage(id).into_owned();
             let name = object.name(id);
             let compared = GoPattern::as_far_as(pattern.base(), &name.base);
+            let same_scope = scope(pattern.base()).is_some_and(|at| scope(compared) == Some(at));
+            let far = if same_scope { far.saturating_sub(SCOPED) } else { far };
             let unlike = strsim::osa_distance(base, start(compared, COMPARED));
             (far, unlike, Near { name, linkage })
         })
@@ -135,6 +140,11 @@ fn far_distance(wanted: &str, component: &str) -> Option<usize> {
     // What the compiler and the C library bring along is nobody's stage.
     let own = !component.is_empty() && !component.starts_with('_') && component.len() <= COMPARED;
     own.then(|| strsim::osa_distance(start(wanted, GLANCED), start(component, GLANCED)))
+}
+
+/// What stands before the last component of a name.
+fn scope(name: &str) -> Option<&str> {
+    name.rfind(['.', ':']).map(|at| &name[..at])
 }
 
 fn start(name: &str, most: usize) -> &str {
@@ -232,6 +242,14 @@ mod tests {
             let found = last_component(linkage.as_bytes());
             assert_eq!(str::from_utf8(&found).unwrap(), last, "{linkage}");
         }
+    }
+
+    #[test]
+    fn what_stands_before_the_last_component() {
+        assert_eq!(scope("promql.(*Engine).exec"), Some("promql.(*Engine)"));
+        assert_eq!(scope("ns::A::bar"), scope("ns::A::baz"));
+        assert_ne!(scope("ns::A::bar"), scope("ns::B::bar"));
+        assert_eq!(scope("main"), None);
     }
 
     #[test]

@@ -14,7 +14,9 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use super::format::{clean, count, duration, percent, plural};
 use super::line::{Line, Style};
 use crate::analysis::critical_path;
-use crate::model::{Evidence, ExitKind, MonoNs, Span, SpanId, ThreadNames, Tid, Trace, TraceEnd};
+use crate::model::{
+    Evidence, ExitKind, Lane, MonoNs, Span, SpanId, ThreadNames, Tid, Trace, TraceEnd,
+};
 
 /// Deeper levels are drawn at this one, with their depth as a number.
 const MAX_DEPTH: usize = 12;
@@ -40,7 +42,7 @@ pub struct TreeStyle {
 ///
 /// The columns: the span; how long it took; its self time; its share of the whole trace; when it
 /// was open (heavy on the critical path, light beside it); its stage; then what is out of the
-/// ordinary: another thread than its parent's, a parent not known from the stack, an end not seen,
+/// ordinary: another thread or goroutine than its parent's, a parent not known from the stack, an end not seen,
 /// folded calls, losses.
 ///
 /// # Errors
@@ -99,6 +101,12 @@ fn write_head(out: &mut dyn fmt::Write, trace: &Trace, style: TreeStyle) -> fmt:
     line.add(format!("{what} {}", trace.id), Style::Dim);
     line.add(format!(" · {}", plural(trace.spans.len() as u64, "span")), Style::Dim);
     line.add(format!(" · {}", plural(threads.len() as u64, "thread")), Style::Dim);
+    let lanes = trace.spans.iter().map(|span| span.lane);
+    let goroutines: FxHashSet<Lane> =
+        lanes.filter(|lane| matches!(lane, Lane::Goroutine(..))).collect();
+    if !goroutines.is_empty() {
+        line.add(format!(" · {}", plural(goroutines.len() as u64, "goroutine")), Style::Dim);
+    }
     if trace.end == TraceEnd::Incomplete {
         line.add(" · incomplete", Style::Red);
     }
@@ -109,7 +117,7 @@ struct Row<'a> {
     span: &'a Span,
     /// The lines that lead to the name.
     guides: String,
-    /// Another thread than its parent's.
+    /// Another thread or goroutine than its parent's.
     hop: bool,
 }
 
@@ -154,15 +162,15 @@ impl<'a> Tree<'a> {
             }
         }
         let mut rows = Vec::with_capacity(trace.spans.len());
-        let mut open: Vec<(&Span, Option<Tid>, Place)> = Vec::new();
+        let mut open: Vec<(&Span, Option<&Span>, Place)> = Vec::new();
         open.extend(tops.iter().rev().map(|top| (*top, None, Place::default())));
-        while let Some((span, parent_thread, place)) = open.pop() {
-            let hop = parent_thread.is_some_and(|tid| tid != span.tid);
+        while let Some((span, parent, place)) = open.pop() {
+            let hop = parent.is_some_and(|parent| is_hop(parent, span));
             rows.push(Row { span, guides: place.guides(), hop });
             let children = children.remove(&span.id).unwrap_or_default();
             let last = children.len().saturating_sub(1);
             for (index, child) in children.into_iter().enumerate().rev() {
-                open.push((child, Some(span.tid), place.below(index < last)));
+                open.push((child, Some(span), place.below(index < last)));
             }
         }
         let total = tops.first().map_or(0, |top| top.duration());
@@ -191,6 +199,14 @@ impl<'a> Tree<'a> {
             }
         };
         (0..BAR as u128).map(cell).collect()
+    }
+}
+
+/// Whether a span runs on another thread or goroutine than its parent. From Go into C and back is none.
+fn is_hop(parent: &Span, span: &Span) -> bool {
+    match (parent.lane, span.lane) {
+        (Lane::Thread(..), Lane::Thread(..)) => parent.tid != span.tid,
+        (above, below) => above != below && span.evidence != Evidence::Cgo,
     }
 }
 
@@ -232,8 +248,13 @@ fn add_marks(line: &mut Line, row: &Row<'_>, threads: &ThreadNames) {
         line.blanks(2).add(text, style);
     };
     if row.hop {
-        let name = threads.get(&span.tid).map(|name| format!(" {}", clean(name)));
-        mark(format!("↷ thread {}{}", span.tid, name.unwrap_or_default()), Style::Cyan);
+        let where_to = if let Lane::Goroutine(_, goroutine) = span.lane {
+            format!("goroutine {goroutine}")
+        } else {
+            let name = threads.get(&span.tid).map(|name| format!(" {}", clean(name)));
+            format!("thread {}{}", span.tid, name.unwrap_or_default())
+        };
+        mark(format!("↷ {where_to}"), Style::Cyan);
     }
     match &span.evidence {
         Evidence::Stack => {}
@@ -274,7 +295,7 @@ pub(super) fn stage_style(stage: &str) -> Style {
 mod tests {
     use super::*;
     use crate::analysis::testing::{span, trace};
-    use crate::model::{Folded, TraceId};
+    use crate::model::{Folded, Goid, Pid, TraceId};
 
     fn milvus() -> (Trace, ThreadNames) {
         let micros = |span: Span| Span {
@@ -329,6 +350,29 @@ search_request         2.14 ms   88.0 µs    100%  ━━━━━━━━━�
 └─ merge_results        102 µs    102 µs    4.8%                      ╺╸    merge
 ";
         assert_eq!(text(&trace, &threads, TreeStyle::default()), expected);
+    }
+
+    #[test]
+    fn calls_of_goroutines() {
+        let on = |span: Span, lane: Lane, tid: u32, evidence: Evidence| Span {
+            lane,
+            tid: Tid(tid),
+            evidence,
+            ..span
+        };
+        let go = |number: u64| Lane::Goroutine(Pid(1), Goid(number));
+        let spans = vec![
+            on(span(1, 0, "search", 0, 100), go(7), 4, Evidence::None),
+            on(span(2, 1, "plan", 10, 20), go(7), 5, Evidence::Stack),
+            on(span(3, 1, "scan", 20, 90), go(8), 6, Evidence::Spawn),
+            on(span(4, 3, "filter", 30, 80), Lane::Thread(Pid(1), Tid(5)), 5, Evidence::Cgo),
+        ];
+        let text = text(&trace(spans), &ThreadNames::default(), TreeStyle::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].ends_with("4 spans · 3 threads · 2 goroutines"), "{text}");
+        assert!(lines[3].contains("plan") && !lines[3].contains('↷'), "{text}");
+        assert!(lines[4].ends_with("↷ goroutine 8  spawn"), "{text}");
+        assert!(lines[5].ends_with("cgo") && !lines[5].contains('↷'), "{text}");
     }
 
     #[test]

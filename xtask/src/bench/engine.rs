@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::postgres::Postgres;
+use super::prometheus::Prometheus;
 use super::talker::Talker;
 use super::tracer::Tracer;
 use crate::cli::Context;
@@ -30,6 +31,8 @@ pub(super) struct Installed<'a> {
     pub(super) milvus: &'a MilvusVenv,
     /// The environment with DuckDB and PostgreSQL.
     pub(super) engines: &'a Path,
+    /// Where Debian's package is unpacked.
+    pub(super) prometheus: &'a Path,
 }
 
 /// A server under test and who asks it.
@@ -52,6 +55,9 @@ enum Keeper {
     Milvus(Milvus),
     Postgres {
         _server: Postgres,
+    },
+    Prometheus {
+        _server: Prometheus,
     },
 }
 
@@ -114,6 +120,21 @@ impl Server {
             pid: session.pid,
             client: session.client,
             keeper: Keeper::Postgres { _server: postgres },
+        })
+    }
+
+    /// Prometheus, and a client that asks for the rates of 20 series over six blocks.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(super) fn prometheus(context: &Context, installed: &Installed<'_>) -> Result<Self> {
+        let prometheus = Prometheus::start(installed.prometheus, &context.root)?;
+        Ok(Self {
+            name: "Prometheus",
+            map: "prometheus",
+            pid: prometheus.pid(),
+            client: Talker::start("the Prometheus client", &mut prometheus.client(), "")?,
+            keeper: Keeper::Prometheus { _server: prometheus },
         })
     }
 

@@ -14,6 +14,7 @@ mod functions;
 mod goal;
 mod loss;
 mod postgres;
+mod prometheus;
 mod report;
 mod servers;
 mod stall;
@@ -32,6 +33,7 @@ use self::tracer::Build;
 use crate::args::{Args, Usage};
 use crate::cache::replace_file;
 use crate::cli::Context;
+use crate::debian::PROMETHEUS;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
 use crate::venv::{ENGINES, MilvusVenv};
@@ -120,7 +122,9 @@ impl Results {
             "servers" => {
                 let milvus = MilvusVenv::ensure(&context.cache)?;
                 let engines = ENGINES.ensure(&context.cache)?;
-                let installed = Installed { milvus: &milvus, engines: &engines };
+                let prometheus = PROMETHEUS.ensure(&context.cache)?;
+                let installed =
+                    Installed { milvus: &milvus, engines: &engines, prometheus: &prometheus };
                 let rounds = few.max(LEAST_ROUNDS);
                 let taken = servers::run(context, &installed, qprof, rounds)?;
                 self.curve = Some(taken.curve.svg(&report::machine()?));

@@ -54,6 +54,14 @@ struct Set {
     map: String,
     /// As bpftrace is to be told, object and symbol, where the names in the plan are no symbols.
     symbols: Option<Vec<(PathBuf, String)>>,
+    /// Why bpftrace is not asked.
+    untraced: Option<&'static str>,
+}
+
+impl Set {
+    fn named(name: &'static str, key: &str, map: &str) -> Self {
+        Self { name, key: key.to_owned(), map: map.to_owned(), symbols: None, untraced: None }
+    }
 }
 
 /// CPU milliseconds a query under one tracer, and the ratios to `off` beside it.
@@ -108,7 +116,15 @@ pub(super) fn run(
     points.extend(duckdb.iter().map(Row::point));
     rows.extend(duckdb);
     let postgres = Server::postgres(context, installed, POSTGRES_ROWS)?;
-    rows.extend(bench.with_named(postgres)?);
+    let file = scratch.join("rows.toml");
+    std::fs::write(&file, ROW_MAP)?;
+    let built_in = Set::named("built-in map", "map", postgres.map);
+    let one_a_row = Set::named("one a row", "rows", &file.display().to_string());
+    rows.extend(bench.with_maps(postgres, &[built_in, one_a_row])?);
+    let prometheus = Server::prometheus(context, installed)?;
+    let built_in = Set::named("built-in map", "map", prometheus.map);
+    let built_in = Set { untraced: Some("cannot: the server is stripped"), ..built_in };
+    rows.extend(bench.with_maps(prometheus, &[built_in])?);
 
     let costs: Vec<cost::Row> = rows.iter().map(Row::cost).collect();
     let (cost, goals) = cost::section(&costs, rounds);
@@ -147,10 +163,8 @@ impl Bench<'_> {
             let symbols = functions.first(size).iter();
             let symbols = symbols.map(|f| (functions.object.clone(), f.linkage.clone())).collect();
             let set = Set {
-                name: "",
-                key: size.to_string(),
-                map: file.display().to_string(),
                 symbols: Some(symbols),
+                ..Set::named("", &size.to_string(), &file.display().to_string())
             };
             rows.push(self.at(&mut server, &set)?);
         }
@@ -159,14 +173,9 @@ impl Bench<'_> {
         Ok(rows)
     }
 
-    /// The functions of the built-in map, then one that each row calls.
-    fn with_named(&mut self, mut server: Server) -> Result<Vec<Row>> {
-        let file = self.scratch.join("rows.toml");
-        std::fs::write(&file, ROW_MAP)?;
-        let set = |name, key: &str, map| Set { name, key: key.to_owned(), map, symbols: None };
-        let built_in = set("built-in map", "map", server.map.to_owned());
-        let rows = set("one a row", "rows", file.display().to_string());
-        let rows = [built_in, rows].iter().map(|set| self.at(&mut server, set)).collect();
+    /// The functions of maps.
+    fn with_maps(&mut self, mut server: Server, sets: &[Set]) -> Result<Vec<Row>> {
+        let rows = sets.iter().map(|set| self.at(&mut server, set)).collect();
         server.end()?;
         rows
     }
@@ -210,7 +219,9 @@ impl Bench<'_> {
                 cost.events = outcome.events / f64::from(queries);
             }
         }
-        let bpftrace = if let Some(why) = &self.too_many {
+        let bpftrace = if let Some(why) = set.untraced {
+            Err(why.to_owned())
+        } else if let Some(why) = &self.too_many {
             Err(why.clone())
         } else if let Some(cost) =
             self.bpftrace(server, set.symbols.as_ref().unwrap_or(&prediction.names))?

@@ -145,6 +145,8 @@ impl<'a> Slicer<'a> {
                     | EventBody::GaveUp { .. }
                     | EventBody::Carries { .. }
                     | EventBody::Spawn { .. }
+                    | EventBody::Born { .. }
+                    | EventBody::RunsOnce
                     | EventBody::LaneEnd
                     | EventBody::ProcessEnd
                     | EventBody::Fork { .. }

@@ -13,15 +13,20 @@ use std::time::Duration;
 use profiler_common::LaneKind;
 use rustc_hash::FxHashMap;
 
-use crate::model::{Pid, ReturnAddr, Wanted};
+use crate::model::{Pid, ReturnAddr, VirtAddr, Wanted};
 use crate::plan::{self, KernelForms, NoLanding, ReturnNeeds, ReturnPlan, Returns};
-use crate::symbols::SymbolSet;
+use crate::symbols::{Function, SymbolSet};
 use crate::target::{CodeMap, Inode, MappedCode, MappedObject, ObjectId, Target};
 
 /// Questions that wait; more are asked again with the next call that comes back there.
 const WAITING: usize = 1024;
 /// After so long without a question what was read is forgotten: it may be large.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How long somebody waits for an answer. Meanwhile nobody reads the ring.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Where a goroutine's first function returns to.
+const TOP: &str = "runtime.goexit";
 
 /// What is asked of a return address.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +85,19 @@ pub(super) struct Recheck {
 enum Job {
     Learn(Question),
     Recheck(Recheck),
+    /// Asked by somebody who waits.
+    Caller(Pid, u64, ReturnAddr, SyncSender<Option<Caller>>),
+}
+
+/// What a function on a goroutine's stack is to what it has called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// It does not call it again.
+    Once,
+    /// It may call it again.
+    Loop,
+    /// It is not the program's: a goroutine's first function returns to it.
+    Top,
 }
 
 /// What the thread says.
@@ -117,6 +135,11 @@ impl Learner {
                         News::Answer(Box::new(Answer { question, found }))
                     }
                     Job::Recheck(recheck) => reader.recheck(recheck),
+                    Job::Caller(pid, space, address, tell) => {
+                        // Whoever asked may have given up.
+                        let _ = tell.send(reader.caller(pid, space, address));
+                        continue;
+                    }
                 };
                 if tell.send(news).is_err() {
                     return;
@@ -129,6 +152,13 @@ impl Learner {
     /// Whether the question was taken: there is room for only so many.
     pub(super) fn ask(&self, question: Question) -> bool {
         self.jobs.try_send(Job::Learn(question)).is_ok()
+    }
+
+    /// What the function that is returned to is to what it has called; none if that is not known in time.
+    pub(super) fn caller(&self, pid: Pid, space: u64, address: ReturnAddr) -> Option<Caller> {
+        let (tell, told) = sync_channel(1);
+        self.jobs.try_send(Job::Caller(pid, space, address, tell)).ok()?;
+        told.recv_timeout(PATIENCE).ok().flatten()
     }
 
     /// Whether the request was taken.
@@ -156,18 +186,45 @@ impl Reader {
         Self { forms, maps: FxHashMap::default(), objects: FxHashMap::default() }
     }
 
-    fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
-        let (address, pid, forms) = (question.address, question.pid, self.forms);
-        let space = question.space;
+    /// The function that is returned to, and where in it the call ends.
+    fn function(
+        &mut self,
+        pid: Pid,
+        space: u64,
+        address: ReturnAddr,
+    ) -> Result<(MappedCode, &(Arc<MappedObject>, SymbolSet), Function, VirtAddr), Unknown> {
         // The byte before it: the call may be the last instruction of a mapping.
         let last = address.0.checked_sub(1).ok_or(Unknown::NoFile)?;
         let code = self.place(space, pid, last).ok_or(Unknown::NoFile)?;
-        let (object, symbols) = self.object(space, last, code.inode).ok_or(Unknown::NoCode)?;
+        let known = self.object(space, last, code.inode).ok_or(Unknown::NoCode)?;
         let id = ObjectId(0);
-        let call = symbols.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
-        let function = symbols.containing(id, call).ok_or(Unknown::NoFunction)?;
+        let call = known.1.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
+        let function = known.1.containing(id, call).ok_or(Unknown::NoFunction)?;
+        Ok((code, known, function, call))
+    }
+
+    fn caller(&mut self, pid: Pid, space: u64, address: ReturnAddr) -> Option<Caller> {
+        let forms = self.forms;
+        let (_, (_, symbols), function, call) = self.function(pid, space, address).ok()?;
+        if &*function.linkage == TOP {
+            return Some(Caller::Top);
+        }
+        let returns = Returns::of(&function, forms).ok()?;
+        let never_returns = |at| {
+            symbols
+                .function_at(ObjectId(0), at)
+                .is_some_and(|called| never_returns(&called.linkage))
+        };
+        let back = VirtAddr(call.0.saturating_add(1));
+        let again = returns.may_call_again(back, &never_returns);
+        Some(if again { Caller::Loop } else { Caller::Once })
+    }
+
+    fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
+        let (address, pid, forms) = (question.address, question.pid, self.forms);
+        let (code, (object, _), function, call) = self.function(pid, question.space, address)?;
         let returns = Returns::of(&function, forms).map_err(|_unreadable| Unknown::NoFunction)?;
-        let back = crate::model::VirtAddr(call.0.saturating_add(1));
+        let back = VirtAddr(call.0.saturating_add(1));
         let plan = returns.at(back, ReturnNeeds::Nothing);
         if let plan::Return::None(why) = &plan.first {
             tracing::debug!(%pid, address = %format_args!("{:#x}", address.0), "no landing: {why}");
@@ -233,4 +290,10 @@ impl Reader {
         }
         self.objects.get(&inode)
     }
+}
+
+/// Whether a function of Go's runtime is called where the program goes no further (`src/runtime/panic.go`).
+fn never_returns(linkage: &str) -> bool {
+    let Some(name) = linkage.strip_prefix("runtime.") else { return false };
+    ["panic", "goPanic", "gopanic", "throw", "fatal"].iter().any(|begins| name.starts_with(begins))
 }

@@ -5,6 +5,7 @@
 //! are attached, then the kernel side is told → [`review`]: what is not needed any more goes.
 
 mod answers;
+mod births;
 mod calls;
 mod learn;
 mod review;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use profiler_common::{LandingCount, LandingId, LaneKind, ProbeId, Return};
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use births::Callers;
 use calls::Calls;
 use learn::{Answer, Learned, Learner, News, Question, Recheck, Unknown};
 
@@ -82,6 +84,7 @@ pub(super) struct LandingStats {
 /// The landings of a run.
 pub(super) struct Landings {
     learner: Learner,
+    callers: Callers,
     known: FxHashMap<(u64, ReturnAddr), Known>,
     asked: FxHashSet<(u64, ReturnAddr, Wanted)>,
     ids: FxHashMap<Place, LandingId>,
@@ -122,6 +125,7 @@ impl Landings {
             Place { inode: (0, 0), offset: FileOffset(0), slot_offset: 0, lane: LaneKind::Thread };
         Ok(Self {
             learner: Learner::start(forms)?,
+            callers: Callers::default(),
             known: FxHashMap::default(),
             asked: FxHashSet::default(),
             ids: FxHashMap::default(),
@@ -339,6 +343,7 @@ impl Landings {
 
     fn forget(&mut self, space: u64, attached: &mut Attached) {
         self.spaces.remove(&space);
+        self.forget_callers(space);
         self.asked.retain(|(of, ..)| *of != space);
         self.known.retain(|(of, address), _| {
             let goes = *of == space;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::analysis::testing::{span, trace};
-use crate::model::{Evidence, ExitKind, Folded, ProbeId, ProbeRule, Tid, Watches};
+use crate::model::{Evidence, ExitKind, Folded, Goid, ProbeId, ProbeRule, Tid, Watches};
 use crate::sink::ResourceFacts;
 
 fn rules() -> Rules {
@@ -91,6 +91,21 @@ fn a_root_and_a_span_with_everything() {
     assert_eq!(spans[1].parent_span_id, spans[0].span_context.span_id());
     assert_eq!(spans[0].start_time, UNIX_EPOCH + Duration::from_micros(1001));
     assert_eq!(spans[1].links.links[0].span_context.trace_id(), OtelTraceId::from(7));
+}
+
+#[test]
+fn a_call_of_a_goroutine_says_which() {
+    let mut spans = query().spans;
+    spans[1].lane = Lane::Goroutine(Pid(1), Goid(17));
+    spans[1].evidence = Evidence::Spawn;
+    let spans = encoded(&trace(spans));
+    let expected = [
+        "go.goroutine.id=17",
+        "thread.id=4713",
+        "thread.name=MILVUS_FUTURE_C",
+        "qprof.parent.evidence=spawn",
+    ];
+    assert_eq!(attributes_of(&spans[1])[..4], expected);
 }
 
 #[test]

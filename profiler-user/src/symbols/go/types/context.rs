@@ -40,6 +40,8 @@ pub struct ContextSource {
 /// What interfaces are contexts: those that ask for its methods, and maybe more.
 struct Contexts<'a> {
     context: Type<'a>,
+    /// `*http.Request`, which holds one.
+    request: Option<Type<'a>>,
     /// How many fields and methods may still be looked at.
     left: usize,
 }
@@ -70,7 +72,7 @@ impl GoTypes {
             let is_one = contexts.is_one(value.ty);
             is_one.then_some(ContextSource { register, deref_offset: None })
         });
-        let request = self.named(REQUEST);
+        let request = contexts.request;
         let requests = parameters.iter().filter(|value| Some(value.ty) == request);
         direct.or_else(|| requests.chain(all()).find_map(|value| contexts.held_by(value)))
     }
@@ -92,7 +94,7 @@ impl<'a> Contexts<'a> {
     fn of(types: &'a GoTypes) -> Option<Self> {
         let context = types.named(CONTEXT).filter(|one| one.kind() == Kind::Interface)?;
         // Each of them takes 8 bytes at least.
-        Some(Self { context, left: types.region.size() / 8 })
+        Some(Self { context, request: types.named(REQUEST), left: types.region.size() / 8 })
     }
 
     /// Counts what is looked at; whether there may be so much.
@@ -142,7 +144,8 @@ impl<'a> Contexts<'a> {
         }
     }
 
-    /// An embedded context is the parent, before what an embedded struct has, before a field.
+    /// An embedded context is the parent, before what an embedded struct has, before a field, before
+    /// that of a request.
     fn parent_in(&mut self, ty: Type<'a>, depth: u32) -> Option<ContextParent> {
         if ty.kind() != Kind::Struct || depth == 0 || !self.look(ty) {
             return None;
@@ -171,7 +174,16 @@ impl<'a> Contexts<'a> {
                 (true, Some(_)) => {}
             }
         }
-        ty.fields().find(|field| self.is_one(field.ty)).map(|field| direct(field.offset))
+        let field = ty.fields().find(|field| self.is_one(field.ty));
+        field.map(|field| direct(field.offset)).or_else(|| self.of_request(ty))
+    }
+
+    /// The context of a request that a struct has, as frameworks for HTTP servers do it.
+    fn of_request(&mut self, ty: Type<'a>) -> Option<ContextParent> {
+        let request = self.request?;
+        let field = ty.fields().find(|field| field.ty == request)?;
+        let offset = self.field_of(request.elem()?, DEEPEST)?;
+        Some(ContextParent { pointer: Some(field.offset), offset })
     }
 
     /// Whether an embedded type can be where the methods come from: the pointer to it may have them.

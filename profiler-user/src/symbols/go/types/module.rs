@@ -12,7 +12,7 @@ use crate::symbols::go::find::Module;
 use crate::symbols::go::header::Format;
 
 /// The types of no honest program take more.
-const LARGEST: u64 = 512 << 20;
+const LARGEST: u64 = 256 << 20;
 /// Tables of itabs that lie farther apart are not looked through.
 const ITABS: u64 = 64 << 20;
 /// `sizeof` a type's header, the least there can be.

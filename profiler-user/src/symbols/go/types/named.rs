@@ -3,6 +3,9 @@
 use super::region::At;
 use super::{GoTypes, Kind, Type};
 
+/// No honest program has more types of one name.
+const ALIKE: usize = 256;
+
 /// Where the types with names are, and the pointers to them, by the hash of their names. Two types
 /// may have one: those that functions define for themselves.
 #[derive(Debug)]
@@ -10,15 +13,18 @@ pub(super) struct Names(Vec<(u32, At)>);
 
 impl Names {
     fn new(types: &GoTypes) -> Self {
-        let named = types.all().filter_map(|one| {
+        // As long as all names together are only in a file that repeats them.
+        let mut left = types.region.size();
+        let named = types.all().map_while(|one| {
             let (star, named) = pointed_at(one);
-            let name = named.name()?;
+            let Some(name) = named.name() else { return Some(None) };
             let package = named.package();
-            let parts =
-                [star, package.unwrap_or_default(), if package.is_some() { "." } else { "" }];
-            Some((hash(parts.into_iter().chain([name])), one.at))
+            let dot = if package.is_some() { "." } else { "" };
+            let parts = [star, package.unwrap_or_default(), dot, name];
+            left = left.checked_sub(parts.iter().map(|part| part.len()).sum())?;
+            Some(Some((hash(parts.into_iter()), one.at)))
         });
-        let mut all: Vec<(u32, At)> = named.collect();
+        let mut all: Vec<(u32, At)> = named.flatten().collect();
         all.sort_unstable();
         all.shrink_to_fit();
         Self(all)
@@ -40,7 +46,7 @@ impl GoTypes {
         let wanted = hash([name].into_iter());
         let from = names.0.partition_point(|(hash, _)| *hash < wanted);
         let alike = names.0.get(from..).unwrap_or_default().iter();
-        let alike = alike.take_while(move |(hash, _)| *hash == wanted);
+        let alike = alike.take_while(move |(hash, _)| *hash == wanted).take(ALIKE);
         let types = alike.filter_map(|&(_, at)| self.type_at(at));
         types.filter(move |one| is_called(*one, name))
     }

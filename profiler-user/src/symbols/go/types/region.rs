@@ -5,6 +5,9 @@ use crate::symbols::go::record::number;
 /// Where something is in the region, from its start. No region is larger than 32 bits tell.
 pub(super) type At = u32;
 
+/// Longer names are none: what looks at all of them must come to an end.
+const LONGEST_NAME: u32 = 16 << 10;
+
 /// The part of a program that types, and the names in them, lie in: `moduledata.types` to `etypes`.
 #[derive(Debug)]
 pub(super) struct Region {
@@ -88,7 +91,7 @@ impl Region {
     /// The name at a place.
     pub(super) fn name(&self, at: At) -> Option<Name<'_>> {
         let (&flags, mut rest) = self.bytes.get(at as usize..)?.split_first()?;
-        let length = number(&mut rest)?;
+        let length = number(&mut rest).filter(|length| *length <= LONGEST_NAME)?;
         let text = str::from_utf8(rest.get(..length as usize)?).ok()?;
         Some(Name { text, flags })
     }

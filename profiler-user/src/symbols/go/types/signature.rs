@@ -49,17 +49,17 @@ impl Methods {
     fn new(types: &GoTypes) -> Self {
         // Each takes 16 bytes: there are no more in an honest file.
         let most = types.region.size() / 16;
-        let methods = types.all().flat_map(|one| {
-            (0..one.method_count()).filter_map(move |index| Some((one, index, one.method(index)?)))
-        });
-        let codes = methods.take(most).flat_map(|(one, index, method)| {
-            let other = method.interface_code.filter(|code| method.code != Some(*code));
+        let methods =
+            types.all().flat_map(|one| (0..one.method_count()).map(move |index| (one, index)));
+        let codes = methods.take(most).flat_map(|(one, index)| {
+            let [code_of, interface_code] = one.method_codes(index);
+            let other = interface_code.filter(|code| code_of != Some(*code));
             let code = move |address: u64, of_interface| {
                 let from_text = u32::try_from(address.wrapping_sub(types.text)).ok()?;
                 let index = u16::try_from(index).ok()?;
                 Some(Code { from_text, of_interface, at: one.at, index })
             };
-            let own = method.code.and_then(|address| code(address, false));
+            let own = code_of.and_then(|address| code(address, false));
             [own, other.and_then(|address| code(address, true))].into_iter().flatten()
         });
         let mut all: Vec<Code> = codes.collect();

@@ -96,6 +96,11 @@ impl List {
     }
 }
 
+/// A method that nobody calls has 0 for its type and code, or −1.
+const fn is_there(offset: u32) -> bool {
+    !matches!(offset, 0 | u32::MAX)
+}
+
 impl<'a> Type<'a> {
     /// What begins at a place; none if it is no type.
     pub(super) fn new(types: &'a GoTypes, at: At) -> Option<Self> {
@@ -259,18 +264,26 @@ impl<'a> Type<'a> {
 
     /// A method by its number.
     pub(super) fn method(self, index: u32) -> Option<Method<'a>> {
-        let list = self.method_list().filter(|list| index < list.count)?;
-        let at = list.first + index * list.size;
+        let at = self.method_at(index)?;
+        let [code, interface_code] = self.method_codes(index);
         let region = &self.types.region;
-        // A method that nobody calls has 0 there, or −1.
-        let offset = |into| region.int(at, into).filter(|at| !matches!(*at, 0 | u32::MAX));
-        let code = |into| Some(self.types.text.wrapping_add(u64::from(offset(into)?)));
-        Some(Method {
-            name: region.name_by_offset(at, 0)?.text,
-            ty: offset(4).and_then(|at| self.types.type_at(at)),
-            interface_code: code(8),
-            code: code(12),
+        let ty = region.int(at, 4).filter(|at| is_there(*at));
+        let name = region.name_by_offset(at, 0)?.text;
+        Some(Method { name, ty: ty.and_then(|at| self.types.type_at(at)), code, interface_code })
+    }
+
+    /// The code of a method by its number, and that for interfaces.
+    pub(super) fn method_codes(self, index: u32) -> [Option<u64>; 2] {
+        [12, 8].map(|into| {
+            let at = self.method_at(index)?;
+            let from_text = self.types.region.int(at, into).filter(|at| is_there(*at))?;
+            Some(self.types.text.wrapping_add(u64::from(from_text)))
         })
+    }
+
+    fn method_at(self, index: u32) -> Option<At> {
+        let list = self.method_list().filter(|list| index < list.count)?;
+        Some(list.first + index * list.size)
     }
 
     /// A function's parameters; none for what is no type.

@@ -28,6 +28,8 @@ pub(super) const TYPES: u64 = MORE;
 
 const NAMED: u8 = 4 | 1;
 const STAR: u8 = 2;
+/// A pointer, and that it is the data word of interfaces itself.
+const DIRECT_POINTER: u8 = 0x20 + 22;
 
 /// A program with types.
 pub(super) fn program(layout: usize) -> Vec<u8> {
@@ -155,7 +157,7 @@ fn types(layout: usize) -> Vec<u8> {
         to.pointer(ty);
     }
 
-    to.header(8, 1, 22 | 32, "*fix.Node", 0);
+    to.header(8, 1, DIRECT_POINTER, "*fix.Node", 0);
     to.pointer(NODE);
     to.uncommon("example.org/a/fix.v2", 5, 0);
     // The second function of the program is `(*Node).Search`, 64 bytes from its text's start.

@@ -1,0 +1,55 @@
+//! Which goroutines do what they were made for, and which serve whoever comes.
+
+use rustc_hash::FxHashMap;
+
+use super::Landings;
+use super::learn::Caller;
+use crate::attach::Attached;
+use crate::model::{Pid, ReturnAddr, Words};
+
+/// Callers that are remembered.
+const REMEMBERED: usize = 65_536;
+
+/// What is known of callers, by address space.
+#[derive(Default)]
+pub(super) struct Callers(FxHashMap<(u64, u64), Option<Caller>>);
+
+impl Landings {
+    /// Whether a goroutine whose first call has these callers, the innermost first, does once what it does:
+    /// none of them calls what it called again, up to the function that the goroutine began with. False
+    /// where that is not known.
+    pub(in crate::agent) fn runs_once(
+        &mut self,
+        pid: Pid,
+        callers: &Words,
+        attached: &mut Attached,
+    ) -> bool {
+        let Some(space) = self.space_of(pid, attached) else { return false };
+        for address in callers.as_slice() {
+            match self.caller(pid, space, *address) {
+                Some(Caller::Once) => {}
+                Some(Caller::Top) => return true,
+                Some(Caller::Loop) | None => return false,
+            }
+        }
+        false
+    }
+
+    fn caller(&mut self, pid: Pid, space: u64, address: u64) -> Option<Caller> {
+        let key = (space, address);
+        if let Some(known) = self.callers.0.get(&key) {
+            return *known;
+        }
+        if self.callers.0.len() >= REMEMBERED {
+            self.callers.0.clear();
+        }
+        let caller = self.learner.caller(pid, space, ReturnAddr(address));
+        self.callers.0.insert(key, caller);
+        caller
+    }
+
+    /// What was known of callers in an address space is void.
+    pub(super) fn forget_callers(&mut self, space: u64) {
+        self.callers.0.retain(|(of, _), _| *of != space);
+    }
+}
