@@ -75,6 +75,7 @@ impl Stitcher {
                 }
             }
             Lane::Thread(pid, _) => {
+                self.core.has_cgo = true;
                 if let Some(goroutine) = carries {
                     peer = self.lanes.find(Lane::Goroutine(pid, goroutine));
                 }
@@ -95,6 +96,9 @@ impl Stitcher {
         let peer = self.carrier(event.lane, place, event.tid, event.time);
         if let Some(popped) = popped {
             self.left(peer, popped, event.time, ExitKind::Inferred);
+        }
+        if self.lanes.at(place).is_some_and(|lane| lane.open_frames() == 0) {
+            self.give_back(peer);
         }
     }
 
@@ -180,13 +184,34 @@ impl Stitcher {
         if let Some(before) = before.filter(|before| *before != tid) {
             // A goroutine stays on its thread until what it has called in C is over.
             let thread = self.carrying(Lane::Thread(pid, before), goroutine);
-            self.left(thread, 0, time, ExitKind::Inferred);
+            // One that threads of C borrow serves one after the other.
+            if !self.give_back(thread) {
+                self.left(thread, 0, time, ExitKind::Inferred);
+            }
         }
         let thread = self.carrying(Lane::Thread(pid, tid), goroutine);
+        let thread = thread.or_else(|| self.borrowing(Lane::Thread(pid, tid), goroutine));
         if let Some(lane) = self.lanes.at(place) {
             lane.carrier = thread.map(|_| tid);
         }
         thread
+    }
+
+    /// The place of a thread that was not made by Go, and is in a call: whatever Go runs on it is called from
+    /// there, by a goroutine that the runtime lends it for as long (`needm` in `src/runtime/proc.go`).
+    fn borrowing(&mut self, thread: Lane, goroutine: Goid) -> Option<u32> {
+        let place = self.lanes.find(thread)?;
+        let thread = self.lanes.at(place)?;
+        thread.calls_back().then(|| {
+            thread.borrow(Some(goroutine));
+            place
+        })
+    }
+
+    /// A thread has its goroutine no more, if that was borrowed; whether it was.
+    fn give_back(&mut self, thread: Option<u32>) -> bool {
+        let thread = thread.and_then(|thread| self.lanes.at(thread));
+        thread.filter(|thread| thread.borrows).map(|thread| thread.borrow(None)).is_some()
     }
 
     /// The place of a thread, if it carries this goroutine.

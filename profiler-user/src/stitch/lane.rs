@@ -123,6 +123,9 @@ pub(super) struct LaneState {
     pub(super) runs_once: bool,
     /// A thread: the goroutine it runs functions in C for.
     pub(super) carries: Option<Goid>,
+    /// A thread: it does so only while that goroutine has calls open. It was not made by Go, and called
+    /// back.
+    pub(super) borrows: bool,
     /// A thread: the event since which it does; calls that began before were made for another.
     pub(super) carries_since: u64,
     /// A goroutine: the thread that carries it.
@@ -318,10 +321,21 @@ impl LaneState {
 
     /// Runs for another from now on, after the event `now`.
     pub(super) fn carry(&mut self, goroutine: Option<Goid>, now: u64) {
-        (self.carries, self.carries_since) = (goroutine, now);
+        (self.carries, self.carries_since, self.borrows) = (goroutine, now, false);
         for frame in self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut()) {
             frame.adrift = true;
         }
+    }
+
+    /// Whether a goroutine that makes a call on this thread is called back by what the thread runs.
+    pub(super) fn calls_back(&self) -> bool {
+        let may_borrow = self.carries.is_none() || self.borrows;
+        may_borrow && self.inside().is_some_and(|frame| !frame.is_doubtful())
+    }
+
+    /// Runs calls of a goroutine that it has called back, or no more.
+    pub(super) const fn borrow(&mut self, goroutine: Option<Goid>) {
+        (self.carries, self.borrows) = (goroutine, goroutine.is_some());
     }
 
     /// The innermost frame of the thread's own stack, if it began after the event `since` for whom the
