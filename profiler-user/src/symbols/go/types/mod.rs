@@ -15,6 +15,7 @@ mod context;
 mod kind;
 mod module;
 mod named;
+mod parts;
 mod region;
 mod registers;
 mod signature;
@@ -37,9 +38,10 @@ use crate::target::go::GoVersion;
 
 pub use self::context::{ContextParent, ContextSource, ContextType};
 pub use self::kind::Kind;
+pub use self::parts::{Field, InterfaceMethod, Method};
 pub use self::registers::{Part, Place, Register};
 pub use self::signature::{Signature, Value};
-pub use self::ty::{Field, InterfaceMethod, Method, Type};
+pub use self::ty::Type;
 
 /// Why the types of a Go program are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
