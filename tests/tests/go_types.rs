@@ -227,6 +227,10 @@ fn agrees_with_itself(program: &Path) -> Result<()> {
                 ensure!(parent == expected, "{ty:?}: {parent:?} and not {expected:?}");
                 known += 1;
             }
+            Some(&"closure") => {
+                let found = captured(program, &types)?;
+                ensure!(found == number::<u64>(words, 1)?, "{found}, {words:?}");
+            }
             Some(&"type") => {
                 let ty = types.at(number::<u64>(words, 1)? - bias).context("no such type")?;
                 let shown = words.get(4..).unwrap_or_default().join(" ");
@@ -253,6 +257,19 @@ fn agrees_with_itself(program: &Path) -> Result<()> {
     }
     ensure!(known > 10 && seen > 20, "{said}");
     sources(program, &types)
+}
+
+/// Where a closure of the program has captured a context.
+fn captured(program: &Path, types: &GoTypes) -> Result<u64> {
+    let symbols = SymbolSet::of_file(program);
+    let [maker, closure] = ["shapes.Closure", "shapes.Closure.func1"].map(|function| {
+        let select = Select::Function(function.to_owned());
+        let found = symbols.find(&Selector { select, object: None }, 1)?.functions;
+        found.into_iter().next().with_context(|| format!("no {function}"))
+    });
+    let (maker, closure) = (maker?.code, closure?.code.address.0);
+    let object = types.closure(&maker.bytes, maker.address.0, closure).context("no object")?;
+    types.context_in(object).with_context(|| format!("no context in {object:?}"))
 }
 
 /// Where functions of the program find their contexts.

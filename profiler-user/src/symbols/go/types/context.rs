@@ -76,6 +76,14 @@ impl GoTypes {
         let requests = parameters.iter().filter(|value| Some(value.ty) == request);
         direct.or_else(|| requests.chain(all()).find_map(|value| contexts.held_by(value)))
     }
+
+    /// Where in a struct a context is, or in one that is embedded in it: also in the object that
+    /// [`GoTypes::closure`] finds for a closure, from where rdx points when it is called.
+    #[must_use]
+    pub fn context_in(&self, ty: Type<'_>) -> Option<u64> {
+        let ty = self.at(ty.address())?;
+        Contexts::of(self)?.field_of(ty, DEEPEST)
+    }
 }
 
 fn first_register(value: &Value<'_>) -> Option<u8> {

@@ -5,16 +5,18 @@
 //! takes a look at all of them is made on first use and kept: their list (`walk`), the index of their
 //! names (`named`), and that of the methods' code (`signature`). From the types of parameters follow
 //! their registers (`registers`), and from all of it where a function finds a `context.Context`, and
-//! what its parent is (`context`).
+//! what its parent is (`context`). What closures hold is told by the code that makes them (`closure`).
 //!
 //! Formats: Go's `internal/abi/type.go`, since 1.18. Addresses are those of the file: what a process
 //! has is higher by its load bias. Like all of a file, every number of it is hostile until checked;
 //! what reads many of them is bounded by the size of the whole.
 
+mod closure;
 mod context;
 mod kind;
 mod module;
 mod named;
+mod parts;
 mod region;
 mod registers;
 mod signature;
@@ -37,9 +39,10 @@ use crate::target::go::GoVersion;
 
 pub use self::context::{ContextParent, ContextSource, ContextType};
 pub use self::kind::Kind;
+pub use self::parts::{Field, InterfaceMethod, Method};
 pub use self::registers::{Part, Place, Register};
 pub use self::signature::{Signature, Value};
-pub use self::ty::{Field, InterfaceMethod, Method, Type};
+pub use self::ty::Type;
 
 /// Why the types of a Go program are not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

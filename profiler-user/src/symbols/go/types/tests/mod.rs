@@ -122,6 +122,36 @@ fn what_cannot_be_read_is_told_with_the_file() {
     }
 }
 
+#[test]
+fn a_closure_is_of_the_object_named_before_it() {
+    let mut bytes = program(1);
+    // The struct loses its name, and its first field is a closure's: `F uintptr`.
+    let place = |at: u32| 0x3000 + 0x400 + at as usize;
+    bytes[place(NODE) + 20] &= !4;
+    bytes[place(INT) + 23] = 12;
+    let name = bytes.windows(3).position(|name| name == b"\x01\x01n").unwrap();
+    bytes[name + 2] = b'F';
+    let types = read(bytes).unwrap();
+    let (maker, closure) = (TEXT, TEXT + 0x100);
+    let lea = |at: u64, to: u64| {
+        let distance = to.wrapping_sub(maker + at + 7) as u32;
+        [&[0x48, 0x8d, 0x05][..], &distance.to_le_bytes()].concat()
+    };
+    let node = types.at(TYPES + u64::from(NODE));
+    let code = |first: u64, second: u64| [lea(0, first), lea(7, second)].concat();
+    let object = TYPES + u64::from(NODE);
+    let found = |code: &[u8]| types.closure(code, maker, closure);
+    assert_eq!(found(&code(object, closure)), node);
+    assert_eq!(types.context_in(node.unwrap()), Some(8));
+    // No object before it, one of another, and what is no object.
+    assert_eq!(found(&code(closure, object)), None);
+    assert_eq!(found(&code(object, closure + 1)), None);
+    assert_eq!(found(&code(TYPES + u64::from(INT), closure)), None);
+    let many = [lea(0, object), vec![0x90; 40], lea(47, closure)].concat();
+    assert_eq!(found(&many), None);
+    assert_eq!(found(&[0x48, 0x8d]), None);
+}
+
 /// Types that hold themselves, and more of them than a program can have.
 #[test]
 fn what_has_no_end_is_given_up() {
@@ -157,6 +187,8 @@ fn ask_everything(bytes: Vec<u8>) {
         }
     }
     let _ = types.contexts();
+    let any: Vec<u8> = (0..=255).collect();
+    let _ = types.closure(&any, TYPES, TYPES + 64);
 }
 
 proptest! {
