@@ -56,6 +56,8 @@ impl InfluxDb {
                  bind-address = \"127.0.0.1:{inner}\"\n\
                  [meta]\ndir = \"{}\"\n\
                  [data]\ndir = \"{}\"\nwal-dir = \"{}\"\n\
+                 # So that what was written goes to files.\n\
+                 cache-snapshot-memory-size = \"1k\"\n\
                  [http]\nbind-address = \"{address}\"\nlog-enabled = false\n\
                  # So that the queries are the tests' alone.\n\
                  [monitor]\nstore-enabled = false\n\
@@ -82,6 +84,16 @@ impl InfluxDb {
         let shards = client.run("SHOW SHARDS")?;
         let shards = shards[0]["series"][0]["values"].as_array().map_or(0, Vec::len);
         ensure!(shards == SHARDS as usize, "the server has {shards} shards");
+        let data = directory.join("data/test/hours");
+        until(PATIENCE, "every shard to be in a file", || {
+            let mut files = 0;
+            for shard in fs::read_dir(&data)? {
+                for file in fs::read_dir(shard?.path())? {
+                    files += u32::from(file?.path().extension().is_some_and(|end| end == "tsm"));
+                }
+            }
+            Ok((files == SHARDS).then_some(()))
+        })?;
         Ok(server)
     }
 

@@ -51,6 +51,8 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
         ("merge_iterators", shards + 2),
         ("open_series", shards * READERS as usize),
         ("read_series", shards * READERS as usize),
+        // In each of both.
+        ("read_blocks", 2 * shards * READERS as usize),
         // The row, and that there is none after it.
         ("emit_row", 2),
         ("write_response", 1),
@@ -66,6 +68,8 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
             "create_iterator" => ("select", "stack"),
             "open_series" => ("create_iterator", "spawn"),
             "read_series" => ("create_iterator", "handoff:read_ahead"),
+            "read_blocks" if parent.name == "open_series" => ("open_series", "stack"),
+            "read_blocks" => ("read_series", "stack"),
             "merge_iterators" if parent.name == "select" => ("select", "stack"),
             "merge_iterators" => ("create_iterator", "stack"),
             _ => ("execute", "stack"),
@@ -83,6 +87,11 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
             let count = trace.children(shard).filter(|span| span.name == name).count();
             ensure!(count == READERS as usize, "{count} of {name} in a shard: {}", outline());
         }
+    }
+    for blocks in trace.named("read_blocks") {
+        // A block of each series, and later that there is none after it.
+        let calls = (SERIES / READERS).to_string();
+        ensure!(blocks.tag("qprof.calls")? == calls, "{:?}", blocks.tags);
     }
     // That of the connection, that of the query, and two kinds in every shard.
     let expected = 2 + 2 * shards * READERS as usize;
@@ -199,7 +208,7 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
         .filter(|function| function.span.is_some())
         .map(|function| function.function)
         // Fields of that type are for a server that was built for them, and Debian's was not.
-        .filter(|function| !function.ends_with("query.(*unsignedParallelIterator).monitor"))
+        .filter(|function| !function.to_lowercase().contains("unsigned"))
         .collect();
     // Without `-m`: the map is found by what is mapped.
     let run = Run::on(server.pid())?.output("json").start()?;

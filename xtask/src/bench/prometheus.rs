@@ -49,9 +49,7 @@ impl Prometheus {
         let config = files.join("prometheus.yml");
         std::fs::write(&config, "global: {}\n")?;
         let output = File::create(files.join("server.log"))?;
-        // Another program could take the port before the server does; then its start fails.
-        let address = TcpListener::bind("127.0.0.1:0").context("no free loopback port")?;
-        let address = address.local_addr()?;
+        let address = free_port()?;
         let server = Guarded::start(
             "Prometheus",
             Command::new(programs.join("prometheus"))
@@ -101,4 +99,11 @@ impl Prometheus {
         command.arg(&self.client).arg("ask").arg(self.address.to_string());
         command
     }
+}
+
+/// A loopback port that is free now. Another program could take it before the server does; then the
+/// server's start fails and says so.
+fn free_port() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("no free loopback port")?;
+    Ok(listener.local_addr()?)
 }
