@@ -112,8 +112,9 @@ impl Core {
     fn from_elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
         let made_in = spawned.filter(|spawned| self.is_there(spawned.span));
         let nearest = call.contexts.and_then(|contexts| contexts.nearest);
-        let found = nearest
-            .and_then(|nearest| self.contexts.find((call.lane.pid(), nearest), &self.traces));
+        let found = nearest.and_then(|nearest| {
+            self.contexts.find((call.lane.pid(), nearest), &self.traces, &self.tainted)
+        });
         let Some((span, on)) = found else {
             let Some(&Spawned { span, on }) = made_in else { return (Context::Nothing, None) };
             return (Context::Span(span), self.via(Basis::Spawn, on));
@@ -181,7 +182,8 @@ impl Core {
         if let (Context::Span(span), Some(contexts)) = (frame.context(), call.contexts) {
             let key = (call.lane.pid(), contexts.own);
             let limit = self.limits.contexts;
-            frame.known_as = self.contexts.add(key, span, call.place, &self.traces, limit);
+            let known = (span, frame.via);
+            frame.known_as = self.contexts.add(key, known, call.place, &self.traces, limit);
             self.stats.contexts_full += u64::from(frame.known_as.is_none());
         }
         parent.taken.clear();
