@@ -72,7 +72,7 @@ impl Core {
         let own = inside.or(outside);
         let over = peer.and_then(|peer| peer.over(own));
         let (context, via) = match (over, own) {
-            (Some((frame, place)), _) => self.across(frame, place, call.lane),
+            (Some((frame, place)), _) => self.across(frame, place, lane),
             (None, Some(frame)) => self.below(frame),
             (None, None) => self.from_elsewhere(spawned, call),
         };
@@ -94,14 +94,14 @@ impl Core {
     }
 
     /// What a call is to those that begin below it now on the other stack of its goroutine.
-    fn across(&self, frame: &Frame, place: u32, to: Lane) -> (Context, Option<Via>) {
+    fn across(&self, frame: &Frame, place: u32, to: &LaneState) -> (Context, Option<Via>) {
         let (context, via) = self.below(frame);
         let Context::Span(span) = context else { return (context, None) };
         let via = match via.filter(|via| via.basis != Basis::Cgo) {
             // What that rests on, and on its own lane too.
             Some(via) => self.via(via.basis, Rests::ANY),
             // A callback that makes no span, and calls back.
-            None if self.get(span).is_some_and(|open| open.lane == to) => None,
+            None if to.is_running(span) => None,
             None => self.via(Basis::Cgo, via.map_or(place, |_| Rests::ANY)),
         };
         (context, via)

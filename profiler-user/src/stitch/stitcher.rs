@@ -419,10 +419,6 @@ impl Core {
         self.traces.get(span.trace).is_some_and(|trace| trace.can_be_parent(span))
     }
 
-    pub(super) fn get(&self, span: SpanRef) -> Option<&Open> {
-        self.traces.get(span.trace)?.get(span)
-    }
-
     fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {
         self.traces.get_mut(span.trace)?.get_mut(span)
     }
