@@ -74,7 +74,7 @@ impl Core {
         let (context, via) = match (over, own) {
             (Some((frame, place)), _) => self.across(frame, place, lane),
             (None, Some(frame)) => self.below(frame),
-            (None, None) => self.from_elsewhere(spawned, call),
+            (None, None) => self.elsewhere(spawned, call),
         };
         let base = outside.filter(|_| over.is_none()).map(|frame| frame.serial);
         Parent { context, via, base, taken, others }
@@ -109,7 +109,7 @@ impl Core {
 
     /// The parent of a call that is the outermost of its lane: by its context; else, of the lane's first,
     /// where the lane was made.
-    fn from_elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
+    fn elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
         let made_in = spawned.filter(|spawned| self.is_there(spawned.span));
         let nearest = call.contexts.and_then(|contexts| contexts.nearest);
         let found = nearest.and_then(|nearest| {

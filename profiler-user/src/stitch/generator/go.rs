@@ -1,7 +1,7 @@
 //! Random programs in Go, with functions in C: goroutines that move between threads, make others, serve
 //! each other's contexts, panic and end; what a kernel side reports of them, and what is true.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use profiler_common::{GO_STACK_END, GO_SYSTEM_STACK_END};
 
@@ -156,7 +156,7 @@ impl GoWorld {
         }
         let pinned =
             |thread| self.goroutines.iter().any(|other| in_c(other) && other.thread == thread);
-        if dice % 4 != 0 && !pinned(self.goroutines[who].thread) {
+        if !dice.is_multiple_of(4) && !pinned(self.goroutines[who].thread) {
             return true;
         }
         let free = (0..3).map(|at| (at + dice) % 3).find(|at| !pinned(*at));
@@ -211,7 +211,8 @@ impl GoWorld {
         let is_outermost = above.is_none();
         let inherited =
             calls.iter().rev().find_map(|call| call.context).or(self.goroutines[who].context);
-        let sent = (is_outermost && two % 3 == 0).then(|| self.context_of_anyone(one)).flatten();
+        let sent =
+            (is_outermost && two.is_multiple_of(3)).then(|| self.context_of_anyone(one)).flatten();
         let context = match one % 4 {
             0 => None,
             1 | 2 => Some(self.derive(sent.or(inherited), one % 4 == 2)),
@@ -250,6 +251,7 @@ impl GoWorld {
         in_c.next().map_or(0x7f00_0000, |call| call.slot - 0x40)
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a call has as many sides")]
     fn open(
         &mut self,
         who: usize,
@@ -282,12 +284,11 @@ impl GoWorld {
                 Below::Span(span) => Some(Some(span)),
                 _ => (probe == ROOT).then_some(None),
             };
-            let trace = match below {
-                Below::Span(span) => self.truths[span].trace,
-                _ => {
-                    self.traces.push(TraceLife::default());
-                    self.traces.len() - 1
-                }
+            let trace = if let Below::Span(span) = below {
+                self.truths[span].trace
+            } else {
+                self.traces.push(TraceLife::default());
+                self.traces.len() - 1
             };
             self.traces[trace].open += 1;
             let at = self.truths.len();
@@ -400,15 +401,16 @@ impl GoWorld {
         if let Some(parent) = parent.filter(|_| again) {
             return parent;
         }
-        let mut live: BTreeMap<u64, ()> = BTreeMap::new();
+        let mut live: BTreeSet<u64> = BTreeSet::new();
         let calls = self.goroutines.iter().flat_map(|it| it.calls.iter().map(|call| call.context));
         let held = calls.chain(self.goroutines.iter().map(|it| it.context)).chain([parent]);
         for context in held.flatten() {
             let chain = std::iter::successors(Some(context), |it| self.contexts[*it].parent);
-            live.extend(chain.map(|context| (self.contexts[context].address, ())));
+            live.extend(chain.map(|context| self.contexts[context].address));
         }
         // The memory of those that are gone is used again.
-        let address = (1..).map(|at| at * 0x10).find(|at| !live.contains_key(at)).unwrap();
+        let count = live.len() as u64 + 1;
+        let address = (1..=count).map(|at| at * 0x10).find(|at| !live.contains(at)).unwrap();
         self.contexts.push(Context { address, parent });
         self.contexts.len() - 1
     }
@@ -489,7 +491,7 @@ impl GoWorld {
         for (at, call) in left.iter().enumerate() {
             unseen |= first_in_go.is_none_or(|first| at < first);
             self.end_span_of(call.span, unwound(call));
-            if let Some(context) = call.context.filter(|_| dice % 2 == 0) {
+            if let Some(context) = call.context.filter(|_| dice.is_multiple_of(2)) {
                 self.stale.insert(self.contexts[context].address);
             }
         }
