@@ -4,12 +4,14 @@
 //! contexts leads to that of an open one is made in its behalf. Several open calls may have the same: the
 //! call then belongs below what is above all of them.
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroU64};
 
 use rustc_hash::FxHashMap;
 
 use crate::model::{ContextAddr, Pid};
 
+use super::frames::Via;
+use super::tainted::Tainted;
 use super::trace::{Rests, SpanRef};
 use super::traces::Traces;
 
@@ -35,8 +37,10 @@ impl ContextRef {
 struct Known {
     key: (Pid, ContextAddr),
     span: SpanRef,
-    /// The place of its lane.
+    /// The place of its lane; or [`Rests::ANY`] with `passes_on`.
     on: u32,
+    /// It has no span, and passes on what it was believed to be below with that event.
+    passes_on: Option<NonZeroU64>,
     /// It may be gone: events of its lane were lost.
     doubtful: bool,
     next: Option<ContextRef>,
@@ -73,11 +77,11 @@ impl Contexts {
         self.known.len() - self.free.len()
     }
 
-    /// A call has begun. None if there are too many.
+    /// A call has begun whose lane is at `on`. None if there are too many.
     pub(super) fn add(
         &mut self,
         key: (Pid, ContextAddr),
-        span: SpanRef,
+        (span, via): (SpanRef, Option<Via>),
         on: u32,
         traces: &Traces,
         limit: usize,
@@ -85,8 +89,10 @@ impl Contexts {
         if self.len() >= limit {
             return None;
         }
+        let passes_on = via.map(|via| via.since);
+        let on = if via.is_some() { Rests::ANY } else { on };
         let next = self.nodes.get(&key).map(|node| node.first);
-        let known = Known { key, span, on, doubtful: false, next, previous: None };
+        let known = Known { key, span, on, passes_on, doubtful: false, next, previous: None };
         let place = self.free.pop().unwrap_or_else(|| ContextRef::at(self.known.len()));
         match self.known.get_mut(place.index()) {
             Some(slot) => *slot = known,
@@ -101,6 +107,10 @@ impl Contexts {
         node.count += 1;
         if node.count > 1 {
             node.top = node.top.and_then(|top| join(traces, top, Top { span, on }));
+        }
+        if passes_on.is_some() {
+            // Whether that still holds is asked each time.
+            node.top = None;
         }
         Some(place)
     }
@@ -146,6 +156,7 @@ impl Contexts {
         &mut self,
         key: (Pid, ContextAddr),
         traces: &Traces,
+        tainted: &Tainted,
     ) -> Option<(SpanRef, u32)> {
         let Self { nodes, known, .. } = self;
         let node = nodes.get_mut(&key)?;
@@ -158,6 +169,7 @@ impl Contexts {
             let at = |place: ContextRef| known.get(place.index());
             std::iter::successors(at(node.first), move |known| at(known.next?))
                 .filter(|known| is_there(known.span))
+                .filter(|known| !known.passes_on.is_some_and(|it| tainted.covers(it.get())))
         };
         let mut top = None;
         for call in calls().filter(|call| !call.doubtful) {
@@ -171,7 +183,9 @@ impl Contexts {
         for call in calls().filter(|call| call.doubtful && call.span.trace == sound.span.trace) {
             top = join(traces, top, Top { span: call.span, on: Rests::ANY })?;
         }
-        node.top = Some(top);
+        if calls().all(|call| call.passes_on.is_none()) {
+            node.top = Some(top);
+        }
         Some((top.span, top.on))
     }
 }

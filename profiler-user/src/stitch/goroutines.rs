@@ -4,7 +4,7 @@
 //! each other in turn: the two lanes are each other's *peers*. Of two open calls that which began later is
 //! the inner one. A call ends all that began after it on the other stack.
 
-use crate::model::{Event, ExitKind, Goid, Lane, MonoNs, Tid, Watches};
+use crate::model::{Event, Goid, Lane, MonoNs, Tid, Watches};
 
 use super::frames::Frame;
 use super::lane::LaneState;
@@ -65,7 +65,7 @@ impl Stitcher {
             Lane::Goroutine(pid, goroutine) => {
                 peer = self.carrier(call.lane, call.place, call.tid, call.time);
                 if let Some(popped) = popped {
-                    self.left(peer, popped, call.time, ExitKind::Inferred);
+                    self.left(peer, popped, call.time);
                 }
                 if is_first
                     && let Some(maker) = self.core.spawns.take((pid, goroutine))
@@ -78,6 +78,9 @@ impl Stitcher {
                 self.core.has_cgo = true;
                 if let Some(goroutine) = carries {
                     peer = self.lanes.find(Lane::Goroutine(pid, goroutine));
+                    if let Some(lane) = peer.and_then(|peer| self.lanes.at(peer)) {
+                        lane.carrier = Some(call.tid);
+                    }
                 }
             }
         }
@@ -95,7 +98,7 @@ impl Stitcher {
         let popped = lane.take_popped();
         let peer = self.carrier(event.lane, place, event.tid, event.time);
         if let Some(popped) = popped {
-            self.left(peer, popped, event.time, ExitKind::Inferred);
+            self.left(peer, popped, event.time);
         }
         if self.lanes.at(place).is_some_and(|lane| lane.open_frames() == 0) {
             self.give_back(peer);
@@ -112,11 +115,20 @@ impl Stitcher {
         let (popped, kept) = (lane.take_popped(), lane.inside().map_or(0, |frame| frame.serial));
         let peer = self.carrier(call.lane, call.place, call.tid, call.time);
         if let Some(popped) = popped {
-            self.left(peer, popped, call.time, ExitKind::Unwound);
+            self.left(peer, popped, call.time);
         }
         // Whether that in between was left too depends on calls that are not probed.
         if let Some(thread) = peer.and_then(|peer| self.lanes.at(peer)) {
             thread.doubt_since(kept);
+        }
+    }
+
+    /// Events of a goroutine were lost: it may have left what it called in C by a panic.
+    pub(super) fn doubt_carrier(&mut self, event: &Event, place: u32) {
+        if let Some(thread) = self.carrier(event.lane, place, event.tid, event.time)
+            && let Some(thread) = self.lanes.at(thread)
+        {
+            thread.doubt_since(0);
         }
     }
 
@@ -125,8 +137,9 @@ impl Stitcher {
         let Lane::Goroutine(pid, goroutine) = event.lane else { return };
         self.core.spawns.take((pid, goroutine));
         let carrier = self.lanes.at(place).and_then(|lane| lane.carrier);
-        let thread = carrier.and_then(|tid| self.carrying(Lane::Thread(pid, tid), goroutine));
-        self.left(thread, 0, event.time, ExitKind::Unwound);
+        let thread = Lane::Thread(pid, carrier.unwrap_or(event.tid));
+        let thread = self.carrying(thread, goroutine);
+        self.left(thread, 0, event.time);
         if let Some(thread) = thread.and_then(|thread| self.lanes.at(thread)) {
             thread.carries = None;
         }
@@ -186,7 +199,7 @@ impl Stitcher {
             let thread = self.carrying(Lane::Thread(pid, before), goroutine);
             // One that threads of C borrow serves one after the other.
             if !self.give_back(thread) {
-                self.left(thread, 0, time, ExitKind::Inferred);
+                self.left(thread, 0, time);
             }
         }
         let thread = self.carrying(Lane::Thread(pid, tid), goroutine);
@@ -220,15 +233,12 @@ impl Stitcher {
         (self.lanes.at(place)?.carries == Some(goroutine)).then_some(place)
     }
 
-    /// The calls of a thread for the goroutine it carries, begun after the event `since`, are gone.
-    fn left(&mut self, thread: Option<u32>, since: u64, time: MonoNs, exit: ExitKind) {
+    /// The calls of a thread for the goroutine it carries, begun after the event `since`, are gone: no later
+    /// than now, as nobody has seen them go.
+    fn left(&mut self, thread: Option<u32>, since: u64, time: MonoNs) {
         let Some(thread) = thread.and_then(|thread| self.lanes.at(thread)) else { return };
         while let Some(gone) = thread.pop_carried(since) {
-            if gone.after_loss || exit == ExitKind::Inferred {
-                self.core.give_up(&gone, time);
-            } else {
-                self.core.close(&gone, time, exit);
-            }
+            self.core.give_up(&gone, time);
         }
     }
 }

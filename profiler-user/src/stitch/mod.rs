@@ -85,6 +85,8 @@ mod traces;
 #[cfg(test)]
 mod generator;
 #[cfg(test)]
+mod go_properties;
+#[cfg(test)]
 mod properties;
 #[cfg(test)]
 mod tests;

@@ -72,9 +72,9 @@ impl Core {
         let own = inside.or(outside);
         let over = peer.and_then(|peer| peer.over(own));
         let (context, via) = match (over, own) {
-            (Some((frame, place)), _) => self.across(frame, place, call.lane),
+            (Some((frame, place)), _) => self.across(frame, place, lane),
             (None, Some(frame)) => self.below(frame),
-            (None, None) => self.from_elsewhere(spawned, call),
+            (None, None) => self.elsewhere(spawned, call),
         };
         let base = outside.filter(|_| over.is_none()).map(|frame| frame.serial);
         Parent { context, via, base, taken, others }
@@ -94,14 +94,14 @@ impl Core {
     }
 
     /// What a call is to those that begin below it now on the other stack of its goroutine.
-    fn across(&self, frame: &Frame, place: u32, to: Lane) -> (Context, Option<Via>) {
+    fn across(&self, frame: &Frame, place: u32, to: &LaneState) -> (Context, Option<Via>) {
         let (context, via) = self.below(frame);
         let Context::Span(span) = context else { return (context, None) };
         let via = match via.filter(|via| via.basis != Basis::Cgo) {
             // What that rests on, and on its own lane too.
             Some(via) => self.via(via.basis, Rests::ANY),
             // A callback that makes no span, and calls back.
-            None if self.get(span).is_some_and(|open| open.lane == to) => None,
+            None if to.is_running(span) => None,
             None => self.via(Basis::Cgo, via.map_or(place, |_| Rests::ANY)),
         };
         (context, via)
@@ -109,11 +109,12 @@ impl Core {
 
     /// The parent of a call that is the outermost of its lane: by its context; else, of the lane's first,
     /// where the lane was made.
-    fn from_elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
+    fn elsewhere(&mut self, spawned: Option<&Spawned>, call: &Call) -> (Context, Option<Via>) {
         let made_in = spawned.filter(|spawned| self.is_there(spawned.span));
         let nearest = call.contexts.and_then(|contexts| contexts.nearest);
-        let found = nearest
-            .and_then(|nearest| self.contexts.find((call.lane.pid(), nearest), &self.traces));
+        let found = nearest.and_then(|nearest| {
+            self.contexts.find((call.lane.pid(), nearest), &self.traces, &self.tainted)
+        });
         let Some((span, on)) = found else {
             let Some(&Spawned { span, on }) = made_in else { return (Context::Nothing, None) };
             return (Context::Span(span), self.via(Basis::Spawn, on));
@@ -181,7 +182,8 @@ impl Core {
         if let (Context::Span(span), Some(contexts)) = (frame.context(), call.contexts) {
             let key = (call.lane.pid(), contexts.own);
             let limit = self.limits.contexts;
-            frame.known_as = self.contexts.add(key, span, call.place, &self.traces, limit);
+            let known = (span, frame.via);
+            frame.known_as = self.contexts.add(key, known, call.place, &self.traces, limit);
             self.stats.contexts_full += u64::from(frame.known_as.is_none());
         }
         parent.taken.clear();

@@ -10,7 +10,7 @@ use crate::model::{Event, EventBody, ExitKind, Lane, MonoNs, Span, Trace};
 use super::generator::{Step, World, rules};
 use super::{IdSource, Limits, Stitcher};
 
-fn cases() -> u32 {
+pub(super) fn cases() -> u32 {
     std::env::var("QPROF_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(500)
 }
 
@@ -31,15 +31,15 @@ fn stitch(events: &[Event], kept: &[bool], end: u64) -> Vec<(usize, Trace)> {
     traces
 }
 
-type Place = (Lane, u64);
+pub(super) type Place = (Lane, u64);
 
-const fn place(span: &Span) -> Place {
+pub(super) const fn place(span: &Span) -> Place {
     (span.lane, span.start.0)
 }
 
 /// Whether an event until `until` shows that event `lost` of its lane is: a later one of the same
 /// thread, or of the next thread of that id, if the first was seen at all.
-fn shown(events: &[Event], kept: &[bool], lost: usize, until: usize) -> bool {
+pub(super) fn shown(events: &[Event], kept: &[bool], lost: usize, until: usize) -> bool {
     let lane = events[lost].lane;
     let mine = |at: &usize| events[*at].lane == lane;
     let ends = |at: &usize| events[*at].body == EventBody::LaneEnd;

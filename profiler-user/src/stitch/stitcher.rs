@@ -146,8 +146,12 @@ impl Stitcher {
         }
         let place = self.lanes.place(event.lane);
         let Some(lane) = self.lanes.at(place) else { return };
-        self.core.check_number(lane, event, place);
+        let lost = self.core.check_number(lane, event, place);
         lane.take_popped();
+        if lost {
+            self.doubt_carrier(event, place);
+        }
+        let Some(lane) = self.lanes.at(place) else { return };
         match event.body {
             EventBody::Enter { probe, frame, return_address, ahead, words, contexts } => {
                 let awaited = match ahead {
@@ -275,12 +279,12 @@ impl Stitcher {
 }
 
 impl Core {
-    /// Holds an event's number against its lane's: a jump is a loss on this lane.
-    fn check_number(&mut self, lane: &mut LaneState, event: &Event, place: u32) {
+    /// Holds an event's number against its lane's: a jump is a loss on this lane. Whether there is one.
+    fn check_number(&mut self, lane: &mut LaneState, event: &Event, place: u32) -> bool {
         let since = std::mem::replace(&mut lane.seen, self.stats.events);
         let number = event.sequence;
         if number == 0 {
-            return;
+            return false;
         }
         let mut expected = lane.sequence.checked_add(1).unwrap_or(1);
         if lane.sequence == 0 && self.forgot_lanes {
@@ -306,6 +310,7 @@ impl Core {
             lane.lost_before_next += lost;
             self.doubt_evidence(since, place);
         }
+        lost > 0
     }
 
     fn mark_lost(&mut self, lane: &LaneState, lost: u64) {
@@ -420,10 +425,6 @@ impl Core {
     /// Whether a span can be a parent: its trace is not over and it was not cut out.
     pub(super) fn is_there(&self, span: SpanRef) -> bool {
         self.traces.get(span.trace).is_some_and(|trace| trace.can_be_parent(span))
-    }
-
-    pub(super) fn get(&self, span: SpanRef) -> Option<&Open> {
-        self.traces.get(span.trace)?.get(span)
     }
 
     fn open_mut(&mut self, span: SpanRef) -> Option<&mut Open> {

@@ -4,6 +4,7 @@
 //! what is physically true (who called whom, who gave whom work) beside what the rules can prove.
 #![expect(clippy::option_option, reason = "whether something is there, and whether it has one")]
 
+pub(super) mod go;
 mod rules;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -151,8 +151,8 @@ fn a_panic_that_crosses_c_ends_what_it_crosses() {
     lab.enter(G, TOUCH, 850, &[]).enter(G, B, 700, &[]).ret(G, 700).ret(G, 900);
     assert_eq!(
         lab.outline(),
-        "root 10..100 ret\n  a 20..70 unwound\n    b 40..70 unwound cgo\n      c 50..70 unwound cgo\n\
-         \x20       c 60..70 unwound cgo\n  b 80..90 ret\n"
+        "root 10..100 ret\n  a 20..70 unwound\n    b 40..70 inferred cgo\n      c 50..70 unwound cgo\n\
+         \x20       c 60..70 inferred cgo\n  b 80..90 ret\n"
     );
     // Below the callback, or above the call in C: that cannot be told, and it is nobody's parent.
     let mut lab = Lab::with_witness();
@@ -167,7 +167,7 @@ fn a_panic_that_crosses_c_ends_what_it_crosses() {
 fn the_end_of_a_goroutine_ends_its_calls_also_those_in_c() {
     let mut lab = Lab::new();
     lab.enter(G, ROOT, 900, &[]).carries(1, Some(G)).enter(1, A, 0x7f00, &[]).lane_end(G);
-    assert_eq!(lab.outline(), "root 10..40 unwound\n  a 30..40 unwound cgo\n");
+    assert_eq!(lab.outline(), "root 10..40 unwound\n  a 30..40 inferred cgo\n");
     lab.enter(1, B, 0x7e00, &[]);
     assert_eq!(lab.stats().orphans, 1);
     // What Go runs on a thread that is in a call is called from there.
