@@ -50,6 +50,13 @@ impl GoLog {
             .filter_map(|(id, span)| Some((span.id.as_str(), self.call(*id)?)))
             .collect();
         let next = self.next_begins();
+        for trace in traces {
+            let roots = trace.spans.iter().filter(|span| span.parent.is_none()).count();
+            if roots > 1 {
+                let what = format!("trace {} has {roots} roots: {}", trace.id, trace.outline());
+                differences.of.entry("none".to_owned()).or_default().push(what);
+            }
+        }
         for (id, span) in &of_call {
             let Some(call) = self.call(*id) else { continue };
             let mut wrong = Vec::new();
@@ -60,6 +67,11 @@ impl GoLog {
             }
             if call.locked && span.thread()? != call.thread {
                 wrong.push(format!("it began on thread {}, not {}", call.thread, span.thread()?));
+            }
+            // Of C it need not be told.
+            let told = span.tags.get("go.goroutine.id").map(|id| id.parse()).transpose()?;
+            if told.is_some() && told != call.goroutine {
+                wrong.push(format!("it is told to be on goroutine {told:?}"));
             }
             let name = span.tag("code.function.name")?;
             // Which type arguments a generic function has is not the same word in all versions.
@@ -323,16 +335,21 @@ mod tests {
     }
 
     fn spans() -> Vec<Span> {
+        let mut late = span("d", None, "main.late", ["8", "3", "none", "landing"], [15, 16]);
+        late.trace = "u".to_owned();
         vec![
             span("a", None, "main.root", ["7", "3", "none", "ret"], [10, 20]),
             span("b", Some("a"), "main.inner", ["7", "3", "stack", "unwound"], [11, 12]),
             span("c", Some("a"), "main.child", ["8", "3", "spawn", "landing"], [13, 14]),
-            span("d", None, "main.late", ["8", "3", "none", "landing"], [15, 16]),
+            late,
         ]
     }
 
     fn compared(spans: Vec<Span>) -> Result<()> {
-        log().compare_at(&[Trace { id: "t".to_owned(), spans }], 0)?.check()
+        let (late, spans) = spans.into_iter().partition(|span| span.trace == "u");
+        let traces =
+            [("t", spans), ("u", late)].map(|(id, spans)| Trace { id: id.to_owned(), spans });
+        log().compare_at(&traces, 0)?.check()
     }
 
     #[test]
@@ -340,16 +357,17 @@ mod tests {
         compared(spans()).expect("the same");
         // What nothing proves may be known all the same.
         let mut spans = spans();
-        spans[3].parent = Some("a".to_owned());
+        (spans[3].parent, spans[3].trace) = (Some("a".to_owned()), "t".to_owned());
         compared(spans).expect("the same request");
     }
 
     #[test]
     fn every_kind_of_difference_is_told() {
-        let changes: [(&str, fn(&mut Vec<Span>)); 8] = [
+        let changes: [(&str, fn(&mut Vec<Span>)); 9] = [
             ("became 0", |spans| drop(spans.pop())),
             ("nobody made", |spans| spans[3].name = "main.other".to_owned()),
             ("not call 2 (main.inner", |spans| spans[2].parent = Some("b".to_owned())),
+            ("trace t has 2 roots", |spans| spans[3].trace = "t".to_owned()),
             ("has no parent", |spans| spans[2].parent = None),
             ("proven by spawn, not context", |spans| {
                 tag(spans, 2, "qprof.parent.evidence", "context")

@@ -44,21 +44,25 @@ fn map() -> PathBuf {
     repository().join("tests/fixtures/calls/calls.toml")
 }
 
-/// What a scenario's log says, and that the program is not at fault.
-fn alone_with_itself(program: &Path, scenario: &str) -> Result<GoLog> {
+/// What the log of some scenarios says, and that the program is not at fault.
+fn alone_with_itself(program: &Path, scenarios: &str) -> Result<GoLog> {
     let log = scratch("calls")?.join("log");
-    let mut fixture = Fixture::start(program, &[&log.to_string_lossy(), scenario])?;
+    let path = log.to_string_lossy();
+    let arguments: Vec<&str> = std::iter::once(&*path).chain(scenarios.split(' ')).collect();
+    let mut fixture = Fixture::start(program, &arguments)?;
     fixture.work()?;
     let finished = fixture.finish()?;
     ensure!(finished.code == Some(0), "the fixture is at fault: {finished:?}");
     GoLog::read(&log)
 }
 
-/// Runs a scenario watched, and compares.
+/// Runs some scenarios watched, and compares.
 #[expect(clippy::print_stdout, reason = "how near the times are is for whoever wants to know")]
-fn watched(program: &Path, scenario: &str) -> Result<GoLog> {
+fn watched(program: &Path, scenarios: &str) -> Result<GoLog> {
     let log = scratch("calls")?.join("log");
-    let mut fixture = Fixture::start(program, &[&log.to_string_lossy(), scenario])?;
+    let path = log.to_string_lossy();
+    let arguments: Vec<&str> = std::iter::once(&*path).chain(scenarios.split(' ')).collect();
+    let mut fixture = Fixture::start(program, &arguments)?;
     let run = Run::on(fixture.pid())?.map(map()).output("json").start()?;
     fixture.work()?;
     let done = run.stop()?;
@@ -68,13 +72,14 @@ fn watched(program: &Path, scenario: &str) -> Result<GoLog> {
     done.check_ok()?;
     let log = GoLog::read(&log)?;
     let differences = log.compare(&from_otlp(&done.finished.stdout)?)?;
-    println!("{}, {scenario}: {}", program.display(), differences.times());
+    println!("{}, {scenarios}: {}", program.display(), differences.times());
     differences.check()?;
     done.summary.check_nothing_lost()?;
     Ok(log)
 }
 
 fn check(program: &Path, cgo: bool) -> Result<()> {
+    // A few of them, for whoever looks for what is wrong.
     let scenario = std::env::var("QPROF_SCENARIO").unwrap_or_else(|_| "all".to_owned());
     let log = alone_with_itself(program, &scenario)?;
     if scenario == "all" {
