@@ -126,6 +126,9 @@ pub(super) struct LaneState {
     /// A thread: it does so only while that goroutine has calls open. It was not made by Go, and called
     /// back.
     pub(super) borrows: bool,
+    /// A thread: it was told whom it carries, or something was lost and may have told it. One that was made
+    /// by C has no goroutine until it calls one back.
+    pub(super) was_told: bool,
     /// A thread: the event since which it does; calls that began before were made for another.
     pub(super) carries_since: u64,
     /// A goroutine: the thread that carries it.
@@ -322,6 +325,7 @@ impl LaneState {
     /// Runs for another from now on, after the event `now`.
     pub(super) fn carry(&mut self, goroutine: Option<Goid>, now: u64) {
         (self.carries, self.carries_since, self.borrows) = (goroutine, now, false);
+        self.was_told = true;
         for frame in self.stacks.iter_mut().flat_map(|stack| stack.frames.iter_mut()) {
             frame.adrift = true;
         }
@@ -329,8 +333,7 @@ impl LaneState {
 
     /// Whether a goroutine that makes a call on this thread is called back by what the thread runs.
     pub(super) fn calls_back(&self) -> bool {
-        let may_borrow = self.carries.is_none() || self.borrows;
-        may_borrow && self.inside().is_some_and(|frame| !frame.is_doubtful())
+        !self.was_told && self.inside().is_some_and(|frame| !frame.is_doubtful())
     }
 
     /// Runs calls of a goroutine that it has called back, or no more.

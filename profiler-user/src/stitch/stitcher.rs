@@ -325,6 +325,7 @@ impl Core {
     fn doubt_calls(&mut self, lane: &mut LaneState) {
         lane.doubt_all();
         self.stats.unknown_carriers += u64::from(lane.carries.take().is_some());
+        (lane.borrows, lane.was_told) = (false, true);
         for known_as in lane.frames().filter_map(|frame| frame.known_as) {
             self.contexts.doubt(known_as);
         }
