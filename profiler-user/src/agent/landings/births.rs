@@ -1,11 +1,14 @@
 //! Which goroutines do what they were made for, and which serve whoever comes.
 
+use profiler_common::Role;
 use rustc_hash::FxHashMap;
 
 use super::Landings;
 use super::learn::Caller;
 use crate::attach::Attached;
 use crate::model::{Pid, ReturnAddr, Words};
+use crate::plan::ProbePlan;
+use crate::target::{CodeMap, MappedCode, Target};
 
 /// Callers that are remembered.
 const REMEMBERED: usize = 65_536;
@@ -43,9 +46,26 @@ impl Landings {
         if self.callers.0.len() >= REMEMBERED {
             self.callers.0.clear();
         }
-        let caller = self.learner.caller(pid, space, ReturnAddr(address));
+        let caller = self.learner.caller(pid, space, ReturnAddr(address)).ok()?;
         self.callers.0.insert(key, caller);
         caller
+    }
+
+    /// Has a program in Go read before it is attached to: of each goroutine that it makes it will be asked at
+    /// once what it does, while events wait.
+    pub(super) fn read_go(&self, plan: &ProbePlan, target: &Target, space: u64) {
+        let sites = plan.probes.iter().flat_map(|probe| {
+            probe.sites.iter().map(move |site| (probe.object, site.role, site.offset))
+        });
+        let runtime = sites.filter(|(_, role, _)| *role == Role::GoRuntime).find_map(
+            |(object, _, offset)| Some(MappedCode { inode: target.object(object)?.inode, offset }),
+        );
+        let Some(code) = runtime else { return };
+        // A process that is gone makes no goroutines.
+        let Ok(map) = CodeMap::read(target.pid) else { return };
+        if let Some(address) = map.addresses(code).next() {
+            self.learner.read(target.pid, space, address.saturating_add(1));
+        }
     }
 
     /// What was known of callers in an address space is void.

@@ -24,7 +24,9 @@ const WAITING: usize = 1024;
 const IDLE: Duration = Duration::from_secs(10);
 
 /// How long somebody waits for an answer. Meanwhile nobody reads the ring.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take to read a program in Go, before it is attached to.
+const READING: Duration = Duration::from_secs(60);
 /// Where a goroutine's first function returns to.
 const TOP: &str = "runtime.goexit";
 
@@ -100,6 +102,11 @@ pub(super) enum Caller {
     Top,
 }
 
+/// An answer did not come in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not known in time")]
+pub(super) struct TooLate;
+
 /// What the thread says.
 pub(super) enum News {
     Answer(Box<Answer>),
@@ -120,11 +127,15 @@ impl Learner {
         let (tell, news) = sync_channel(WAITING);
         thread::Builder::new().name("qprof-learn".to_owned()).spawn(move || {
             let mut reader = Reader::new(forms);
+            // Somebody who waits would wait until all is read anew.
+            let mut keeps = false;
             loop {
                 let job = match todo.recv_timeout(IDLE) {
                     Ok(job) => job,
                     Err(RecvTimeoutError::Timeout) => {
-                        reader = Reader::new(forms);
+                        if !keeps {
+                            reader = Reader::new(forms);
+                        }
                         continue;
                     }
                     Err(RecvTimeoutError::Disconnected) => return,
@@ -136,6 +147,7 @@ impl Learner {
                     }
                     Job::Recheck(recheck) => reader.recheck(recheck),
                     Job::Caller(pid, space, address, tell) => {
+                        keeps = true;
                         // Whoever asked may have given up.
                         let _ = tell.send(reader.caller(pid, space, address));
                         continue;
@@ -154,11 +166,36 @@ impl Learner {
         self.jobs.try_send(Job::Learn(question)).is_ok()
     }
 
-    /// What the function that is returned to is to what it has called; none if that is not known in time.
-    pub(super) fn caller(&self, pid: Pid, space: u64, address: ReturnAddr) -> Option<Caller> {
+    /// What the function that is returned to is to what it has called; none if that cannot be told.
+    ///
+    /// # Errors
+    /// If it is not known in time: asked again, it may be.
+    pub(super) fn caller(
+        &self,
+        pid: Pid,
+        space: u64,
+        address: ReturnAddr,
+    ) -> Result<Option<Caller>, TooLate> {
+        self.caller_within(PATIENCE, pid, space, address)
+    }
+
+    /// Waits until the file is read in which an address is, so that questions of it are answered at once.
+    pub(super) fn read(&self, pid: Pid, space: u64, address: u64) {
+        // What cannot be told of this address is of no interest, and too late is as if not asked.
+        let _ = self.caller_within(READING, pid, space, ReturnAddr(address));
+    }
+
+    fn caller_within(
+        &self,
+        patience: Duration,
+        pid: Pid,
+        space: u64,
+        address: ReturnAddr,
+    ) -> Result<Option<Caller>, TooLate> {
         let (tell, told) = sync_channel(1);
-        self.jobs.try_send(Job::Caller(pid, space, address, tell)).ok()?;
-        told.recv_timeout(PATIENCE).ok().flatten()
+        let job = Job::Caller(pid, space, address, tell);
+        self.jobs.try_send(job).map_err(|_full_or_ended| TooLate)?;
+        told.recv_timeout(patience).map_err(|_late_or_ended| TooLate)
     }
 
     /// Whether the request was taken.

@@ -191,6 +191,7 @@ impl Landings {
             self.foreseen.extend(inode.map(|inode| (inode, foreseen.clone())));
         }
         let Some(space) = attached.space_of(target.pid) else { return Ok(()) };
+        self.read_go(plan, target, space);
         let from = if self.spaces.insert(space) { 0 } else { new };
         self.install(target.pid, space, from, attached)
     }
