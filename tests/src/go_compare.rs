@@ -361,16 +361,18 @@ mod tests {
         compared(spans).expect("the same request");
     }
 
+    type Change = fn(&mut Vec<Span>);
+
     #[test]
     fn every_kind_of_difference_is_told() {
-        let changes: [(&str, fn(&mut Vec<Span>)); 9] = [
+        let changes: [(&str, Change); 9] = [
             ("became 0", |spans| drop(spans.pop())),
             ("nobody made", |spans| spans[3].name = "main.other".to_owned()),
             ("not call 2 (main.inner", |spans| spans[2].parent = Some("b".to_owned())),
             ("trace t has 2 roots", |spans| spans[3].trace = "t".to_owned()),
             ("has no parent", |spans| spans[2].parent = None),
             ("proven by spawn, not context", |spans| {
-                tag(spans, 2, "qprof.parent.evidence", "context")
+                tag(spans, 2, "qprof.parent.evidence", "context");
             }),
             ("unwound, and ends as inferred", |spans| tag(spans, 1, "qprof.exit", "inferred")),
             ("began on thread 3, not 4", |spans| tag(spans, 2, "thread.id", "4")),
