@@ -25,12 +25,11 @@ pub(crate) fn runtime(space: u64) -> Option<GoRuntime> {
 #[inline(always)]
 pub(crate) fn running(thread: u64, space: u64, regs: &pt_regs) -> Option<Lane> {
     let runtime = runtime(space)?;
-    let (g, stack_end) = match stack_end(regs.r14, regs.rsp) {
-        Some(end) => (regs.r14, end),
-        None => {
-            let g = of_thread(&runtime)?;
-            (g, stack_end(g, regs.rsp)?)
-        }
+    let (g, stack_end) = if let Some(end) = stack_end(regs.r14, regs.rsp) {
+        (regs.r14, end)
+    } else {
+        let g = of_thread(&runtime)?;
+        (g, stack_end(g, regs.rsp)?)
     };
     let goid = word(g, runtime.g_goid)?;
     if goid != 0 {

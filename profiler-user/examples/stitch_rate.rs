@@ -99,7 +99,6 @@ fn events(lanes: u32) -> Vec<Event> {
                     sequence: (round * QUERY.len() + step + 1) as u32,
                     body: if begins {
                         EventBody::Enter {
-                            contexts: None,
                             probe,
                             frame,
                             return_address,

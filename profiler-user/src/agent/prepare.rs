@@ -325,10 +325,7 @@ fn follow_goroutines(
     let (runtime, moved) =
         go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
     let contexts = GoContexts::read(&object.open_path);
-    let of_types = |probe: &PlannedProbe| contexts.as_ref()?.of(probe, symbols);
-    plan::add_contexts(plan, &mut |probe| {
-        plan::declared_context(map, probe).or_else(|| of_types(probe))
-    });
+    plan::add_contexts(plan, map, &mut |probe| contexts.as_ref()?.of(probe, symbols));
     plan::record_outside_of_traces(plan);
     let contexts = contexts.as_ref().map(|contexts| contexts.parents(moved)).unwrap_or_default();
     plan.go = Some(GoPlan { runtime, contexts });

@@ -414,7 +414,7 @@ fn load_for(targets: Targets, options: AttachOptions) -> Result<Ebpf, AttachErro
     }
     let what = "ask the kernel for uprobe_multi links";
     match is_uprobe_multi_supported(UProbeMultiFeature::LinkCreation) {
-        Ok(true) => load::load(targets, &options),
+        Ok(true) => load::load(targets, options),
         Ok(false) => Err(AttachError::KernelTooOld { release: features::release() }),
         Err(error) => Err(AttachError::bpf(what, error)),
     }

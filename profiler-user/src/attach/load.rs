@@ -49,8 +49,8 @@ pub(super) const fn program_name(role: Role) -> &'static str {
 }
 
 /// Loads the programs and creates their BPF maps; attaches nothing.
-pub(super) fn load(targets: Targets, options: &AttachOptions) -> Result<Ebpf, AttachError> {
-    let AttachOptions { ring_bytes, kernel_log, go, .. } = *options;
+pub(super) fn load(targets: Targets, options: AttachOptions) -> Result<Ebpf, AttachError> {
+    let AttachOptions { ring_bytes, kernel_log, go, .. } = options;
     if !ring_bytes.is_power_of_two() || !(MIN_RING_BYTES..=MAX_RING_BYTES).contains(&ring_bytes) {
         return Err(AttachError::RingSize { bytes: ring_bytes });
     }
@@ -63,10 +63,9 @@ pub(super) fn load(targets: Targets, options: &AttachOptions) -> Result<Ebpf, At
     };
     let offsets = match targets {
         Targets::One(_) if !go => KernelOffsets::default(),
-        Targets::One(_) => btf::kernel_offsets()?,
         // Its own processes user space can watch by itself.
         Targets::Several => btf::kernel_offsets().unwrap_or_default(),
-        Targets::Tree => btf::kernel_offsets()?,
+        Targets::One(_) | Targets::Tree => btf::kernel_offsets()?,
     };
     let mut bpf = EbpfLoader::new()
         .override_global(global::TARGET_PID, &pid, true)

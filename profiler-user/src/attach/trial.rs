@@ -73,7 +73,7 @@ impl Trial {
             return Err(AttachError::PidNamespace);
         }
         let options = AttachOptions { ring_bytes, go: false, ..AttachOptions::default() };
-        let mut bpf = load::load(Targets::Several, &options)?;
+        let mut bpf = load::load(Targets::Several, options)?;
         let ring = load::take_ring(&mut bpf)?;
         Ok(Self { links: Vec::new(), ring, file, bpf })
     }

@@ -73,6 +73,7 @@ impl Color {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, and it is read once")]
 enum Command {
     /// Attach to a running server and trace its queries until Ctrl-C.
     Run(run::RunArgs),

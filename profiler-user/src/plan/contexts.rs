@@ -19,29 +19,22 @@ pub fn context_in_memory(register: u8, offset: i32) -> Option<[Capture; 2]> {
     Some([word(offset)?, word(offset.checked_add(8)?)?])
 }
 
-/// Where the map says that the context of a span's functions is; none if it does not say.
-#[must_use]
-pub fn declared_context(map: &SymbolMap, probe: &PlannedProbe) -> Option<[Capture; 2]> {
-    let name = probe.span.as_deref()?;
-    let declared = map.spans.iter().filter(|span| &*span.name == name);
-    match declared.filter_map(|span| span.context).next()? {
-        KeyExpr::Arg(number) => context_in_registers(number),
-        KeyExpr::ArgWord(number, offset) => context_in_memory(number, offset),
-        KeyExpr::Ret | KeyExpr::RetWord(_) => None,
-    }
-}
-
-/// Lets the calls of Go functions that are spans tell their contexts, where `context_of` says where they
-/// are.
+/// Lets the calls of Go functions that are spans tell their contexts: where the map says that they are, else
+/// where `of_types` does.
 pub fn add_contexts(
     plan: &mut ProbePlan,
-    context_of: &mut dyn FnMut(&PlannedProbe) -> Option<[Capture; 2]>,
+    map: &SymbolMap,
+    of_types: &mut dyn FnMut(&PlannedProbe) -> Option<[Capture; 2]>,
 ) {
-    for probe in &mut plan.probes {
-        if probe.lane() != LaneKind::Goroutine || probe.span.is_none() {
-            continue;
-        }
-        let Some(context) = context_of(probe) else { continue };
+    for (probe, rule) in plan.probes.iter_mut().zip(&plan.rules.probes) {
+        let span = rule.span.and_then(|span| map.spans.get(usize::from(span)));
+        let Some(span) = span.filter(|_| probe.lane() == LaneKind::Goroutine) else { continue };
+        let declared = match span.context {
+            Some(KeyExpr::Arg(number)) => context_in_registers(number),
+            Some(KeyExpr::ArgWord(number, offset)) => context_in_memory(number, offset),
+            Some(KeyExpr::Ret | KeyExpr::RetWord(_)) | None => None,
+        };
+        let Some(context) = declared.or_else(|| of_types(probe)) else { continue };
         let words = usize::from(probe.at_enter.len);
         if words > CaptureProgram::MAX_WITH_CONTEXT {
             probe.notes.push(format!(

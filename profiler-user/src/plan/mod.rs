@@ -61,8 +61,7 @@ use crate::target::ObjectId;
 pub use build::{build, selectors};
 pub use callers::{CallScan, Candidates, Predicted, predict};
 pub use contexts::{
-    add_contexts, context_in_memory, context_in_registers, declared_context,
-    record_outside_of_traces,
+    add_contexts, context_in_memory, context_in_registers, record_outside_of_traces,
 };
 pub use costs::{Costs, EventWords, Kernel};
 pub use error::{Missing, PlanError};

@@ -209,6 +209,15 @@ impl Learner {
     }
 }
 
+/// A function that is returned to, and where in it the call ends.
+struct Called<'a> {
+    code: MappedCode,
+    object: &'a Arc<MappedObject>,
+    symbols: &'a SymbolSet,
+    function: Function,
+    call: VirtAddr,
+}
+
 /// What has been read for the questions so far.
 struct Reader {
     forms: KernelForms,
@@ -229,7 +238,7 @@ impl Reader {
         pid: Pid,
         space: u64,
         address: ReturnAddr,
-    ) -> Result<(MappedCode, &(Arc<MappedObject>, SymbolSet), Function, VirtAddr), Unknown> {
+    ) -> Result<Called<'_>, Unknown> {
         // The byte before it: the call may be the last instruction of a mapping.
         let last = address.0.checked_sub(1).ok_or(Unknown::NoFile)?;
         let code = self.place(space, pid, last).ok_or(Unknown::NoFile)?;
@@ -237,12 +246,12 @@ impl Reader {
         let id = ObjectId(0);
         let call = known.1.address_of(id, code.offset).ok_or(Unknown::NoCode)?;
         let function = known.1.containing(id, call).ok_or(Unknown::NoFunction)?;
-        Ok((code, known, function, call))
+        Ok(Called { code, object: &known.0, symbols: &known.1, function, call })
     }
 
     fn caller(&mut self, pid: Pid, space: u64, address: ReturnAddr) -> Option<Caller> {
         let forms = self.forms;
-        let (_, (_, symbols), function, call) = self.function(pid, space, address).ok()?;
+        let Called { symbols, function, call, .. } = self.function(pid, space, address).ok()?;
         if &*function.linkage == TOP {
             return Some(Caller::Top);
         }
@@ -259,7 +268,8 @@ impl Reader {
 
     fn learn(&mut self, question: &Question) -> Result<Learned, Unknown> {
         let (address, pid, forms) = (question.address, question.pid, self.forms);
-        let (code, (object, _), function, call) = self.function(pid, question.space, address)?;
+        let Called { code, object, function, call, .. } =
+            self.function(pid, question.space, address)?;
         let returns = Returns::of(&function, forms).map_err(|_unreadable| Unknown::NoFunction)?;
         let back = VirtAddr(call.0.saturating_add(1));
         let plan = returns.at(back, ReturnNeeds::Nothing);
