@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn a_key_tells_whose_it_is() {
         for pid in [1, 4_194_303] {
-            let thread = LaneKey::of_thread(u64::from(pid) << 32 | 77);
+            let thread = LaneKey::of_thread((u64::from(pid) << 32) + 77);
             assert_eq!((thread.kind(), thread.pid(), thread.number()), (LaneKind::Thread, pid, 77));
             for goid in [1, (1 << 41) - 1] {
                 let key = LaneKey::of_goroutine(pid, goid);
