@@ -324,13 +324,14 @@ fn follow_goroutines(
     let Some(object) = object else { return Ok(()) };
     let (runtime, moved) =
         go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
-    let contexts = GoContexts::read(&object.open_path);
-    let of_types = |probe: &PlannedProbe| contexts.as_ref()?.of(probe, symbols);
+    let contexts = moved.and_then(|moved| Some((GoContexts::read(&object.open_path)?, moved)));
+    let of_types = |probe: &PlannedProbe| contexts.as_ref()?.0.of(probe, symbols);
     plan::add_contexts(plan, &mut |probe| {
         plan::declared_context(map, probe).or_else(|| of_types(probe))
     });
     plan::record_outside_of_traces(plan);
-    let contexts = contexts.as_ref().map(|contexts| contexts.parents(moved)).unwrap_or_default();
+    let contexts =
+        contexts.as_ref().map(|(types, moved)| types.parents(*moved)).unwrap_or_default();
     plan.go = Some(GoPlan { runtime, contexts });
     Ok(())
 }
