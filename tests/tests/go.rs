@@ -70,6 +70,30 @@ fn an_unknown_go_is_refused_with_the_known_and_the_way_out() -> Result<()> {
 }
 
 #[test]
+fn an_unknown_go_is_not_probed() -> Result<()> {
+    let jaeger = Jaeger::start_program(&of_an_unknown_go()?)?;
+    let pid = jaeger.pid().to_string();
+    let map = scratch("go")?.join("jaeger.toml");
+    let span = "[[span]]\nname = \"serve\"\nfunction = \"net/http.(*conn).serve\"\nroot = true\n";
+    fs::write(&map, format!("version = 1\nname = \"j\"\nsystem = \"j\"\n{span}"))?;
+    let map = map.to_str().context("no UTF-8")?;
+    let newest = Jaeger::program()?;
+    let newest = newest.to_str().context("no UTF-8")?;
+    for verb_name in ["check", "run"] {
+        let refused = verb(&[verb_name, "-p", &pid, "-m", map])?;
+        check_code(&refused, 4)?;
+        for part in ["cannot be followed", "Go 1.99", "1.18 to 1.", "--go-offsets-from FILE"] {
+            ensure!(refused.stderr.contains(part), "no `{part}` in {}", refused.stderr);
+        }
+        let other = verb(&[verb_name, "-p", &pid, "-m", map, "--go-offsets-from", newest])?;
+        check_code(&other, 2)?;
+        let part = "take a program built by go1.99";
+        ensure!(other.stderr.contains(part), "no `{part}` in {}", other.stderr);
+    }
+    Ok(())
+}
+
+#[test]
 fn what_is_no_go_program_is_told_apart() -> Result<()> {
     let ours = verb(&["doctor", "-p", &std::process::id().to_string()])?;
     check_code(&ours, 0)?;

@@ -22,7 +22,7 @@ const PURE_LIMIT: Duration = Duration::from_secs(25 * 60);
 const ROOT_LIMIT: Duration = Duration::from_secs(45 * 60);
 const FULL_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
 /// The files of root tests that hold a hazard of `docs/safety.md`.
-const SAFETY: [&str; 13] = [
+const SAFETY: [&str; 14] = [
     "attach",
     "bad_input",
     "children",
@@ -30,6 +30,7 @@ const SAFETY: [&str; 13] = [
     "exceptions",
     "fixtures",
     "go_calls",
+    "go_odd",
     "kill",
     "loading",
     "odd_targets",

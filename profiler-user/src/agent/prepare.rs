@@ -324,10 +324,11 @@ fn follow_goroutines(
     let Some(object) = object else { return Ok(()) };
     let (runtime, moved) =
         go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
-    let contexts = GoContexts::read(&object.open_path);
-    plan::add_contexts(plan, map, &mut |probe| contexts.as_ref()?.of(probe, symbols));
+    let contexts = moved.and_then(|moved| Some((GoContexts::read(&object.open_path)?, moved)));
+    plan::add_contexts(plan, map, &mut |probe| contexts.as_ref()?.0.of(probe, symbols));
     plan::record_outside_of_traces(plan);
-    let contexts = contexts.as_ref().map(|contexts| contexts.parents(moved)).unwrap_or_default();
+    let contexts =
+        contexts.as_ref().map(|(types, moved)| types.parents(*moved)).unwrap_or_default();
     plan.go = Some(GoPlan { runtime, contexts });
     Ok(())
 }

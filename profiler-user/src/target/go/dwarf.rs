@@ -31,7 +31,7 @@ pub enum DwarfError {
     #[error(transparent)]
     Program(#[from] GoProgramError),
     /// It cannot be read.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}", file.display())]
     Io {
         /// The file.
         file: PathBuf,

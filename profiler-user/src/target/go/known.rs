@@ -1,6 +1,8 @@
 //! What the kernel side must know of a Go program, found out and tried before anything is attached.
 
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use profiler_common::GoRuntime;
@@ -48,6 +50,16 @@ pub enum GoError {
         found: String,
         /// The target's.
         wanted: String,
+    },
+    /// It is a library, and the program that loaded it is none of Go's.
+    #[error(
+        "the goroutines of process {pid} cannot be followed: its functions in Go are those of a \
+         library (-buildmode=c-shared) in a program that is not Go's, and where the threads of that \
+         keep their g the library does not tell: leave its functions in Go out of the map"
+    )]
+    Library {
+        /// The process.
+        pid: Pid,
     },
     /// Where a thread keeps its g is not known.
     #[error(
@@ -114,17 +126,24 @@ fn known_from(version: &str, known: &KnownGo) -> String {
     words
 }
 
-/// What the kernel side must know of the program of a process, held against its memory; and how far from
-/// where its file says it was loaded, bytes.
+/// What the kernel side must know of the Go program that a process runs, held against its memory; and how
+/// far from where its file says `object`, which has functions in Go, was loaded, bytes: none if it is a
+/// plugin, of which the program does not tell.
 ///
 /// # Errors
 /// [`GoError`] if it cannot be known, or is not so.
 pub fn go_runtime(
     pid: Pid,
-    program: &Path,
+    object: &Path,
     offsets_from: Option<&Path>,
-) -> Result<(GoRuntime, u64), GoError> {
-    let program = GoProgram::read(program).map_err(|source| GoError::Program { pid, source })?;
+) -> Result<(GoRuntime, Option<u64>), GoError> {
+    let executable = process::file(pid, "exe");
+    let loaded = are_two(object, &executable);
+    let program = GoProgram::read(if loaded { &executable } else { object });
+    let program = program.map_err(|source| match source {
+        GoProgramError::NotGo { .. } if loaded => GoError::Library { pid },
+        source => GoError::Program { pid, source },
+    })?;
     let (facts, _) = facts_of(pid, &program.version, offsets_from)?;
     let slot = match &program.tls {
         Ok(slot) => slot.offset,
@@ -142,7 +161,7 @@ pub fn go_runtime(
         Some(_) => (facts.g.panic, facts.panic.sp),
         None => (facts.g.sigcode0, GoRuntime::NONE),
     };
-    let moved = moved(pid, &program).unwrap_or(0);
+    let moved = if loaded { None } else { Some(moved(pid, &program).unwrap_or(0)) };
     let runtime = GoRuntime {
         tls: slot,
         g_m: facts.g.m,
@@ -152,6 +171,12 @@ pub fn go_runtime(
         panic_sp,
     };
     Ok((runtime, moved))
+}
+
+/// Whether two paths are of two files, as far as can be told.
+fn are_two(one: &Path, other: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|file| (file.dev(), file.ino())).ok();
+    matches!((identity(one), identity(other)), (Some(one), Some(other)) if one != other)
 }
 
 /// How far from where its file says a process's program was loaded, bytes; none if the process does not

@@ -1,6 +1,6 @@
 //! Whether the facts hold for a running process, as far as reading its memory can tell.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 
 use serde::Serialize;
@@ -22,12 +22,12 @@ pub enum RuntimeCheck {
         /// What was compared.
         compared: Vec<String>,
     },
-    /// Something was not: the facts are not those of this program, or it has only just begun.
+    /// Something was not: the facts are not those of this program.
     Failed {
         /// What.
         why: String,
     },
-    /// Nothing could be compared.
+    /// Nothing could be compared, as in a process that has only just begun.
     NotChecked {
         /// Why.
         why: String,
@@ -50,7 +50,22 @@ pub fn check(pid: Pid, program: &GoProgram, facts: &GoFacts) -> Result<RuntimeCh
         return Ok(not_checked("the process does not tell where its program was loaded"));
     };
     let numbers = process::numbers(pid);
-    Ok(Reader { memory: &memory, facts }.compare(&program.first, moved, &numbers))
+    // Asked first: what is read afterwards is that of a runtime which has begun.
+    let alone = is_alone(pid);
+    let found = Reader { memory: &memory, facts }.compare(&program.first, moved, &numbers);
+    Ok(match found {
+        RuntimeCheck::Failed { why } if alone => {
+            not_checked(&format!("its runtime has not begun yet, as far as can be seen: {why}"))
+        }
+        found => found,
+    })
+}
+
+/// Whether a process has one thread, as one has that is held at its first instruction: what the runtime
+/// sets up is not there yet. Before it calls `main` it starts another thread (`runtime.main` in
+/// `src/runtime/proc.go`, for `sysmon`), for good.
+fn is_alone(pid: Pid) -> bool {
+    fs::read_dir(process::file(pid, "task")).is_ok_and(|tasks| tasks.count() == 1)
 }
 
 fn not_checked(why: &str) -> RuntimeCheck {

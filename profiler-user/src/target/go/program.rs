@@ -91,7 +91,7 @@ impl SlotSource {
 #[derive(Debug, Error)]
 pub enum GoProgramError {
     /// It cannot be read.
-    #[error("cannot read {}: {source}", file.display())]
+    #[error("cannot read {}", file.display())]
     Io {
         /// The file.
         file: PathBuf,

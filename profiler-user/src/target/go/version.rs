@@ -22,7 +22,10 @@ pub struct GoVersion {
 
 /// What is no version of Go.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("`{0}` is no version of Go: they look like go1.20.7")]
+#[error(
+    "`{0}` is no release of Go, which look like go1.20.7: with --go-offsets-from FILE what must be known \
+     is read from any program built by the same Go with its debug information (no -w, no strip)"
+)]
 pub struct NotAGoVersion(pub String);
 
 impl FromStr for GoVersion {
