@@ -1,7 +1,6 @@
 //! What a call of a Go function, and a goroutine, cost the program: with Qprof, and with bpftrace on
 //! the entry and every `ret`, since a return probe kills a Go program as soon as its stack moves.
 
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -57,10 +56,13 @@ pub(super) fn run(
     rounds: usize,
 ) -> Result<([Section; 2], Vec<Goal>)> {
     let scratch = Scratch::new(context.root.join("target/bench-go"))?;
-    let target = build(context, go, scratch.path(), "gocalls")?;
+    let with_names = build(context, go, scratch.path(), "gocalls")?;
+    // As servers are; and of a program with names bpftrace takes no places within functions.
+    let target = scratch.join("target");
+    command::run(Command::new("strip").arg("-o").arg(&target).arg(&with_names))?;
     let map = context.root.join("xtask/bench/gocalls.toml");
     let calls = Talker::start("the Go target", &mut Command::new(&target), "")?;
-    let script = script(&target)?;
+    let script = script(qprof, &target, &with_names)?;
     let mut bench = Bench { qprof, map: &map, scratch: &scratch, script, calls };
     let mut tracers = vec![Tracer::Off];
     tracers.extend(qprof.variants());
@@ -96,47 +98,43 @@ pub(super) fn build(context: &Context, go: &Path, dir: &Path, name: &str) -> Res
 /// A histogram of durations, the way bpftrace's manual makes one, but with a probe at each `ret`;
 /// and a count of goroutines. By thread, as the target's calls stay on theirs: by goroutine it would
 /// have to be read from memory.
-fn script(target: &Path) -> Result<String> {
-    let (mut enters, mut rets) = (Vec::new(), Vec::new());
-    for (name, _) in KINDS {
-        let (enter, its_rets) = sites(target, &format!("main.{name}"))?;
-        enters.push(enter);
-        rets.extend(its_rets);
+fn script(qprof: &Build, target: &Path, with_names: &Path) -> Result<String> {
+    let names = KINDS.map(|(name, _)| format!("main.{name}"));
+    let enters = qprof.offsets(target, &names)?;
+    let mut rets = Vec::new();
+    for (name, enter) in names.iter().zip(&enters) {
+        let mut objdump = Command::new("objdump");
+        objdump.args(["-d", "--no-show-raw-insn", &format!("--disassemble={name}")]);
+        let behind = rets_behind(&stdout_of(objdump.arg(with_names))?)
+            .with_context(|| format!("objdump does not find {name} and its `ret`s"))?;
+        rets.extend(behind.into_iter().map(|behind| enter + behind));
     }
-    let of_runtime =
-        OF_RUNTIME.iter().map(|name| Ok(sites(target, name)?.0)).collect::<Result<Vec<_>>>()?;
+    let of_runtime = qprof.offsets(target, &OF_RUNTIME.map(str::to_owned))?;
     let list = |sites: &[u64]| {
         let probes: Vec<_> =
             sites.iter().map(|at| format!("uprobe:{}:{at:#x}", target.display())).collect();
         probes.join(", ")
     };
-    let mut script = format!("{} {{ @start[tid] = nsecs; }} ", list(&enters));
-    let _ = write!(
-        script,
-        "{} /@start[tid]/ {{ @ns = hist(nsecs - @start[tid]); delete(@start[tid]); }} ",
-        list(&rets)
-    );
-    let _ = write!(script, "{} {{ @goroutines = count(); }}", list(&of_runtime));
-    Ok(script)
+    Ok(format!(
+        "{} {{ @start[tid] = nsecs; }} {} /@start[tid]/ \
+         {{ @ns = hist(nsecs - @start[tid]); delete(@start[tid]); }} \
+         {} {{ @goroutines = count(); }}",
+        list(&enters),
+        list(&rets),
+        list(&of_runtime)
+    ))
 }
 
-/// Where a function begins, and where its `ret`s are.
-fn sites(target: &Path, function: &str) -> Result<(u64, Vec<u64>)> {
-    let mut objdump = Command::new("objdump");
-    objdump.args(["-d", "--no-show-raw-insn", &format!("--disassemble={function}")]).arg(target);
-    sites_of(&stdout_of(&mut objdump)?)
-        .with_context(|| format!("objdump does not find {function} and its `ret`s"))
-}
-
-fn sites_of(listing: &str) -> Option<(u64, Vec<u64>)> {
+/// How far behind a function's begin its `ret`s are, of what objdump prints.
+fn rets_behind(listing: &str) -> Option<Vec<u64>> {
     let mut instructions = listing.lines().filter_map(|line| {
         let (address, instruction) = line.trim_start().split_once(":\t")?;
         Some((u64::from_str_radix(address, 16).ok()?, instruction.trim()))
     });
     let (begin, _) = instructions.next()?;
-    let rets: Vec<_> =
-        instructions.filter(|(_, instruction)| *instruction == "ret").map(|(at, _)| at).collect();
-    (!rets.is_empty()).then_some((begin, rets))
+    let rets = instructions.filter(|(_, instruction)| *instruction == "ret");
+    let behind: Vec<_> = rets.map(|(at, _)| at - begin).collect();
+    (!behind.is_empty()).then_some(behind)
 }
 
 struct Bench<'a> {
@@ -302,8 +300,8 @@ mod tests {
     fn a_function_in_what_objdump_prints() {
         let listing = "\n00000000004ae860 <main.f>:\n  4ae860:\tcmp    0x10(%r14),%rsp\n  \
                        4ae864:\tret\n  4ae868:\tret    \n  4ae869:\tjmp    4ae860 <main.f>\n";
-        assert_eq!(sites_of(listing), Some((0x4a_e860, vec![0x4a_e864, 0x4a_e868])));
-        assert_eq!(sites_of("no such function\n"), None);
+        assert_eq!(rets_behind(listing), Some(vec![4, 8]));
+        assert_eq!(rets_behind("no such function\n"), None);
     }
 
     #[test]
