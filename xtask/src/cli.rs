@@ -68,7 +68,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "bench",
-        usage: "[exits|servers|flood|attach|stall|loss|stitch...] [--runs N] [--no-docs]",
+        usage: "[exits|go|servers|flood|attach|stall|loss|stitch...] [--runs N] [--no-docs]",
         does: "Measure against rivals; all benches rewrite the tables of docs/benchmarks.md and \
                docs/cost.svg; needs root",
         run: bench::run,
@@ -81,7 +81,7 @@ const VERBS: &[Verb] = &[
     },
     Verb {
         name: "setup",
-        usage: "[rust|bpf-linker|milvus-lite|engines|go|go-servers|jaeger|host]...",
+        usage: "[rust|bpf-linker|milvus-lite|engines|go|go-servers|milvus-server|jaeger|host]...",
         does: "Only install what the other commands need",
         run: setup::run,
     },

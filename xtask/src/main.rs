@@ -19,6 +19,7 @@ mod json;
 mod linker;
 mod lint;
 mod milvus;
+mod milvus_server;
 mod package;
 mod qprof;
 mod say;

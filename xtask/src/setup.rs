@@ -11,10 +11,19 @@ use crate::debian::{INFLUXDB, PROMETHEUS};
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
 use crate::venv::{ENGINES, MilvusVenv, SQLITE};
-use crate::{jaeger, linker, say};
+use crate::{jaeger, linker, milvus_server, say};
 
-const PARTS: [&str; 8] =
-    ["host", "rust", "bpf-linker", "milvus-lite", "engines", "go", "go-servers", "jaeger"];
+const PARTS: [&str; 9] = [
+    "host",
+    "rust",
+    "bpf-linker",
+    "milvus-lite",
+    "engines",
+    "go",
+    "go-servers",
+    "milvus-server",
+    "jaeger",
+];
 
 /// What the tests that start real servers need.
 pub(crate) const TEST_NEEDS: [Need; 7] = [
@@ -58,6 +67,9 @@ pub(crate) fn run(context: &Context, mut args: Args) -> Result<ExitCode> {
     if wanted("go-servers") {
         PROMETHEUS.ensure(cache)?;
         INFLUXDB.ensure(cache)?;
+    }
+    if wanted("milvus-server") {
+        milvus_server::ensure(cache)?;
     }
     if wanted("jaeger") {
         jaeger::ensure(cache)?;

@@ -14,7 +14,6 @@ use super::talker::{Talker, compile};
 use super::tracer::{Bpftrace, Build, Run, Tracer, probe};
 use crate::cache::Scratch;
 use crate::cli::Context;
-use crate::command::stdout_of;
 use crate::json::Json;
 use crate::{say, sys};
 
@@ -58,7 +57,8 @@ pub(super) fn run(context: &Context, build: &Build, rounds: usize) -> Result<(Se
     let rival = compile(context, scratch.path(), "probe")?;
     let map = context.root.join("xtask/bench/calls.toml");
     let calls = Talker::start("the target", &mut Command::new(&target), "")?;
-    let offsets = offsets(build, &target)?;
+    let names = KINDS.map(|(kind, ..)| format!("call_{kind}"));
+    let offsets = build.offsets(&target, &names)?;
     let mut bench = Bench {
         build,
         map: &map,
@@ -82,26 +82,6 @@ pub(super) fn run(context: &Context, build: &Build, rounds: usize) -> Result<(Se
         }
     }
     Ok(section(build, &taken, median(&landed)))
-}
-
-fn offsets(build: &Build, target: &Path) -> Result<Vec<u64>> {
-    let listing = stdout_of(
-        Command::new(&build.program).arg("symbols").arg(target).args(["call_*", "--json"]),
-    )?;
-    let listing = Json::parse(&listing)?;
-    let Json::List(functions) = listing else { bail!("`qprof symbols` printed no list") };
-    KINDS
-        .iter()
-        .map(|(kind, ..)| {
-            let name = format!("call_{kind}");
-            functions
-                .iter()
-                .find(|function| function.text("linkage") == Some(&name))
-                .and_then(|function| function.text("offset")?.strip_prefix("0x"))
-                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
-                .with_context(|| format!("`qprof symbols` does not know {name}"))
-        })
-        .collect()
 }
 
 impl Bench<'_> {

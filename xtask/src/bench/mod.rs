@@ -11,6 +11,8 @@ mod engine;
 mod exits;
 mod flood;
 mod functions;
+mod go;
+mod go_tables;
 mod goal;
 mod loss;
 mod postgres;
@@ -37,7 +39,7 @@ use crate::debian::PROMETHEUS;
 use crate::host::{self, Need};
 use crate::toolchain::Toolchain;
 use crate::venv::{ENGINES, MilvusVenv};
-use crate::{build, say, sys};
+use crate::{build, jaeger, milvus_server, say, sys};
 
 /// Rounds of the short benches.
 const DEFAULT_RUNS: usize = 5;
@@ -45,7 +47,7 @@ const DEFAULT_RUNS: usize = 5;
 const LEAST_ROUNDS: usize = 3;
 
 /// What can be asked for, in the order it is taken and shown.
-const BENCHES: [&str; 7] = ["exits", "servers", "flood", "attach", "stall", "loss", "stitch"];
+const BENCHES: [&str; 8] = ["exits", "go", "servers", "flood", "attach", "stall", "loss", "stitch"];
 
 /// What the benches gave.
 #[derive(Default)]
@@ -119,6 +121,14 @@ impl Results {
         let few = runs.div_ceil(2);
         match name {
             "exits" => self.with_goals(exits::run(context, qprof, runs)?),
+            "go" => {
+                let go = jaeger::ensure_go(&context.cache)?;
+                let milvus = milvus_server::ensure(&context.cache)?;
+                let (sections, goals) = go::run(context, &go, qprof, runs)?;
+                self.sections.extend(sections);
+                self.failures.extend(goals.iter().filter_map(goal::Goal::failure));
+                self.with_goals(go_tables::run(context, toolchain, &go, &milvus, runs)?);
+            }
             "servers" => {
                 let milvus = MilvusVenv::ensure(&context.cache)?;
                 let engines = ENGINES.ensure(&context.cache)?;

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::talker::Talker;
 use crate::child::{Guarded, TICK};
-use crate::command::succeeds;
+use crate::command::{stdout_of, succeeds};
 use crate::json::Json;
 use crate::qprof::Attached;
 use crate::sys;
@@ -78,6 +78,26 @@ impl Build {
         };
         let (lands, budgets) = (knows(["--exits", "ret"]), knows(["--budget", "off"]));
         Self { program, lands, budgets }
+    }
+
+    /// Where the functions of these names begin in the file `target`.
+    ///
+    /// # Errors
+    /// When `qprof symbols` does not know one.
+    pub(super) fn offsets(&self, target: &Path, names: &[String]) -> Result<Vec<u64>> {
+        let offset = |name: &String| {
+            let mut symbols = Command::new(&self.program);
+            symbols.arg("symbols").arg(target).args([name, "--json"]);
+            let listing = Json::parse(&stdout_of(&mut symbols)?)?;
+            let Json::List(functions) = listing else { bail!("`qprof symbols` printed no list") };
+            functions
+                .iter()
+                .find(|function| function.text("linkage") == Some(name))
+                .and_then(|function| function.text("offset")?.strip_prefix("0x"))
+                .and_then(|hex| u64::from_str_radix(hex, 16).ok())
+                .with_context(|| format!("`qprof symbols` does not know {name}"))
+        };
+        names.iter().map(offset).collect()
     }
 
     /// What has `qprof run` go on at any price: what is measured is the whole price.
@@ -241,7 +261,8 @@ impl Bpftrace {
             Command::new("bpftrace")
                 // Its default limit is lower than what is asked of it here.
                 .env("BPFTRACE_MAX_PROBES", "4096")
-                .args(["-B", "line", "-p", &pid.to_string()])
+                // Places in stripped files are taken only so.
+                .args(["--unsafe", "-B", "line", "-p", &pid.to_string()])
                 .arg(&file)
                 .stdout(Stdio::piped())
                 .stderr(Stdio::null()),
