@@ -54,9 +54,6 @@ impl Stitcher {
                 return;
             }
         }
-        if lane.begins_again(call) {
-            return;
-        }
         core.clear(lane, call);
         let is_first = !std::mem::replace(&mut lane.has_called, true);
         let (popped, carries, runs_once) = (lane.take_popped(), lane.carries, lane.runs_once);

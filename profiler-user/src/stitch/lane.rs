@@ -364,21 +364,6 @@ impl LaneState {
         frames.find(|frame| frame.serial == serial)
     }
 
-    /// Whether a call is the innermost one begun once more: a goroutine's function whose stack was too
-    /// small begins again once it has grown.
-    pub(super) fn begins_again(&mut self, call: &Call) -> bool {
-        if !self.one_stack {
-            return false;
-        }
-        let innermost = self.stacks.get_mut(self.active).and_then(|stack| stack.frames.last_mut());
-        let same = innermost.filter(|frame| {
-            (frame.probe, frame.slot, frame.return_address)
-                == (call.probe, call.slot, call.return_address)
-                && !frame.is_doubtful()
-        });
-        same.map(|frame| frame.number = call.number).is_some()
-    }
-
     /// Opens a frame on the active stack. `base`: the frame of another stack it was called from.
     pub(super) fn push(&mut self, mut frame: Frame, base: Option<u64>) {
         if let Some(stack) = self.stacks.get_mut(self.active) {
