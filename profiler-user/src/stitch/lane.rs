@@ -15,7 +15,6 @@
 use crate::model::{FrameAddr, Goid, Lane, MonoNs, ProbeId, Tid};
 
 use super::frames::{Frame, Frames};
-use super::stitcher::Call;
 use super::trace::SpanRef;
 
 /// How far from the calls seen on a stack a new one may lie to be on it. Smaller than the smallest

@@ -225,12 +225,7 @@ impl GoWorld {
         });
         let body = self.body(probe, slot, contexts);
         self.emit_go(who, body);
-        if two % 16 == 1 {
-            // The stack is too small; then it is not.
-            self.emit_go(who, body);
-        }
-        let start = self.now - if two % 16 == 1 { 10 } else { 0 };
-        self.open(who, probe, None, slot, start, context, nearest);
+        self.open(who, probe, None, slot, self.now, context, nearest);
         self.goroutines[who].has_called = true;
     }
 

@@ -171,9 +171,8 @@ fn the_end_of_a_goroutine_ends_its_calls_also_those_in_c() {
     assert_eq!(lab.outline(), "root 10..40 unwound\n  a 30..40 inferred cgo\n");
     lab.enter(1, B, 0x7e00, &[]);
     assert_eq!(lab.stats().orphans, 1);
-    // What Go runs on a thread that is in a call is called from there.
-    lab.enter(G, ROOT, 900, &[]).enter(1, ROOT, 0x7d00, &[]).push(4, EventBody::ProcessEnd);
-    assert_eq!(lab.outline(), "root 60..80 unwound\n  root 70..80 unwound cgo\n");
+    lab.enter(G, ROOT, 900, &[]).enter(1, ROOT, 0x7e00, &[]).push(4, EventBody::ProcessEnd);
+    assert_eq!(lab.outline(), "root 70..80 unwound\nroot 60..80 unwound\n");
 }
 
 #[test]
