@@ -227,7 +227,7 @@ impl Live {
     fn attach(&mut self, addition: &Addition) -> Result<(), LiveError> {
         let Addition { target, plan, took, .. } = addition;
         if plan.probes.is_empty() {
-            return Ok(());
+            return Ok(self.attached.tell_of_go(plan, target.pid)?);
         }
         let begun = Instant::now();
         self.guard_files(addition);

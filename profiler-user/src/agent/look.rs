@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::prepare::{
-    PrepareError, Search, detect, plan_for_additions, plan_for_loading, plan_for_what_is_there,
-    searched,
+    PrepareError, Search, again_in_go, detect, plan_for_additions, plan_for_loading,
+    plan_for_what_is_there, searched,
 };
 use crate::config::SymbolMap;
 use crate::model::Pid;
@@ -163,7 +163,8 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     if before.is_some_and(known) {
         // A new program, but one that is known: what is mapped is probed already.
         let (name, satisfied) = (target.name.clone(), Vec::new());
-        let (objects, plan) = (Vec::new(), ProbePlan::default());
+        let objects = Vec::new();
+        let plan = ProbePlan { go: again_in_go(&target, &search), ..ProbePlan::default() };
         let took = begun.elapsed();
         let news = News { image: exe, name, objects, satisfied, map: None, target, plan, took };
         return Ok(Seen { pid, overwritten, news: Some(news) });

@@ -333,6 +333,16 @@ fn follow_goroutines(
     Ok(())
 }
 
+/// What the kernel side must know of another process of a Go program that is probed already: it has its
+/// own address space. None if it is no Go program, or about to end.
+pub(super) fn again_in_go(target: &Target, search: &Search) -> Option<GoPlan> {
+    let path = &target.objects.first()?.open_path;
+    let (runtime, moved) = go_runtime(target.pid, path, search.go_offsets_from.as_deref()).ok()?;
+    let contexts = GoContexts::read(path).zip(moved);
+    let contexts = contexts.map(|(types, moved)| types.parents(moved)).unwrap_or_default();
+    Some(GoPlan { runtime, contexts })
+}
+
 fn add_silent(
     plan: &mut ProbePlan,
     target: &Target,

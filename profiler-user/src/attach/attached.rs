@@ -171,9 +171,7 @@ impl Attached {
         let pid = target.pid;
         let watch = target.watch().map_err(|_gone| AttachError::TargetGone { pid })?;
         load::write_captures(&mut self.bpf, plan)?;
-        if let (Some(go), Some(space)) = (&plan.go, self.space_of(pid)) {
-            go::tell(&mut self.bpf, space, go)?;
-        }
+        self.tell_of_go(plan, pid)?;
         let first = self.links.next();
         let attaching = Attaching {
             plan,
@@ -202,6 +200,18 @@ impl Attached {
                 self.links.remove_since(first);
                 Err(error)
             }
+        }
+    }
+
+    /// Tells the kernel side of the Go program that a process runs, if a plan is for one.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel has no room for it.
+    pub fn tell_of_go(&mut self, plan: &ProbePlan, pid: Pid) -> Result<(), AttachError> {
+        match (&plan.go, self.space_of(pid)) {
+            (Some(go), Some(space)) => go::tell(&mut self.bpf, space, go),
+            _ => Ok(()),
         }
     }
 
