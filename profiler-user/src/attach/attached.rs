@@ -209,10 +209,9 @@ impl Attached {
     ///
     /// If the kernel has no room for it.
     pub fn tell_of_go(&mut self, plan: &ProbePlan, pid: Pid) -> Result<(), AttachError> {
-        match (&plan.go, self.space_of(pid)) {
-            (Some(go), Some(space)) => go::tell(&mut self.bpf, space, go),
-            _ => Ok(()),
-        }
+        let (Some(go), Some(space)) = (&plan.go, self.space_of(pid)) else { return Ok(()) };
+        let alive = self.spaces();
+        go::tell(&mut self.bpf, space, go, &alive)
     }
 
     /// Attaches landings in an object of a process, and says which of them the kernel takes.
