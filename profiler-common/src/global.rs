@@ -28,6 +28,8 @@ pub const LANDINGS: &str = "LANDINGS";
 pub const GO: &str = "GO";
 /// Hash of [`crate::LaneKey`] to [`crate::LANE_WORDS`] words.
 pub const LANES: &str = "LANES";
+/// Hash of [`crate::LaneKey`] to [`crate::EventRecord`]: goroutines that have made no call yet.
+pub const MADE: &str = "MADE";
 /// Hash of address spaces (`u64`) to [`crate::GoRuntime`].
 pub const GO_RUNTIMES: &str = "GO_RUNTIMES";
 /// Hash of [`crate::ContextType`] to [`crate::ContextParent`].

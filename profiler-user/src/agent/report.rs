@@ -37,6 +37,7 @@ pub(super) fn landing_rows(stats: &LandingStats) -> Vec<(String, u64)> {
         ("functions_without_ret_sites", stats.retired - stats.woken),
         ("functions_with_ret_sites_again", stats.woken),
         ("postponed", stats.postponed),
+        ("unknown_births", stats.unknown_births),
     ];
     let rows = rows.map(|(name, count)| (name.to_owned(), count));
     let refused = stats.refused.iter().map(|(why, count)| (format!("refused: {why}"), *count));

@@ -3,7 +3,7 @@
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 use profiler_common::{
-    ContextParent, ContextType, GoRuntime, LANE_WORDS, LaneKey, LaneKind, global,
+    ContextParent, ContextType, EventRecord, GoRuntime, LANE_WORDS, LaneKey, LaneKind, global,
 };
 use rustc_hash::FxHashSet;
 
@@ -12,6 +12,8 @@ use super::{AttachError, load};
 use crate::model::Pid;
 use crate::plan::GoPlan;
 
+/// How many words the kernel side keeps of a goroutine that has made no call yet.
+const MADE_WORDS: usize = size_of::<EventRecord>() / size_of::<u64>();
 const WHAT: &str = "tell the kernel side of a Go program";
 
 /// Tells of the Go program in an address space. Where there is no room, what is known of spaces other than
@@ -77,9 +79,12 @@ fn types(bpf: &mut Ebpf) -> Result<HashMap<&mut MapData, ContextType, ContextPar
 
 /// Forgets the goroutines of a process that has ended: of their ends nobody tells.
 pub(super) fn forget_goroutines(bpf: &mut Ebpf, pid: Pid) {
-    let lanes = bpf
-        .map_mut(global::LANES)
-        .map(HashMap::<&mut MapData, LaneKey, [u64; LANE_WORDS]>::try_from);
+    forget_of::<LANE_WORDS>(bpf, global::LANES, pid);
+    forget_of::<MADE_WORDS>(bpf, global::MADE, pid);
+}
+
+fn forget_of<const WORDS: usize>(bpf: &mut Ebpf, name: &str, pid: Pid) {
+    let lanes = bpf.map_mut(name).map(HashMap::<&mut MapData, LaneKey, [u64; WORDS]>::try_from);
     let Some(Ok(mut lanes)) = lanes else { return };
     let gone: Vec<LaneKey> = lanes
         .keys()

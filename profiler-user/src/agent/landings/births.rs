@@ -27,15 +27,19 @@ impl Landings {
         callers: &Words,
         attached: &mut Attached,
     ) -> bool {
-        let Some(space) = self.space_of(pid, attached) else { return false };
-        for address in callers.as_slice() {
-            match self.caller(pid, space, *address) {
-                Some(Caller::Once) => {}
-                Some(Caller::Top) => return true,
-                Some(Caller::Loop) | None => return false,
-            }
-        }
-        false
+        let proven = self.space_of(pid, attached).and_then(|space| {
+            // What has not come to the top is deeper than the kernel side looks.
+            callers.as_slice().iter().find_map(|address| {
+                match self.caller(pid, space, *address) {
+                    Some(Caller::Once) => None,
+                    Some(Caller::Top) => Some(Some(true)),
+                    Some(Caller::Loop) => Some(Some(false)),
+                    None => Some(None),
+                }
+            })?
+        });
+        self.stats.unknown_births += u64::from(proven.is_none());
+        proven.unwrap_or(false)
     }
 
     fn caller(&mut self, pid: Pid, space: u64, address: u64) -> Option<Caller> {

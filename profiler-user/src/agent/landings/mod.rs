@@ -69,6 +69,9 @@ pub(super) struct LandingStats {
     pub(super) refused: BTreeMap<Unknown, u64>,
     /// Questions that found no room, to be asked again.
     pub(super) postponed: u64,
+    /// Goroutines of which it is not known what they were made for: the code that called them could not be
+    /// read, or not in time.
+    pub(super) unknown_births: u64,
     /// Functions whose exit sites were removed.
     pub(super) retired: u64,
     /// Functions whose exit sites came back, since their landings do not see all calls.
