@@ -27,7 +27,8 @@ impl Task {
     /// read.
     #[inline(always)]
     pub(crate) fn fs_base(self) -> Option<u64> {
-        read(self.0, OFFSETS.load().task_fsbase)
+        let offset = OFFSETS.load().task_fsbase;
+        if offset == 0 { None } else { read(self.0, offset) }
     }
 
     /// Whether it is the last thread of its process, now that it ends. False where that cannot be

@@ -135,7 +135,10 @@ impl Live {
     /// Loads the kernel side and attaches the plan for one process.
     pub(crate) fn start(prepared: &Prepared, options: &LiveOptions) -> Result<Self, LiveError> {
         let targets = Targets::One(prepared.target.pid);
-        let mut live = Self::load(targets, Some(prepared.map.clone()), Search::default(), options)?;
+        let attach = AttachOptions { go: prepared.plan.go.is_some(), ..options.attach };
+        let options = LiveOptions { attach, ..*options };
+        let mut live =
+            Self::load(targets, Some(prepared.map.clone()), Search::default(), &options)?;
         live.add(prepared.clone(), Vec::new())?;
         Ok(live)
     }

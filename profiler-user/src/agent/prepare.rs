@@ -343,6 +343,15 @@ pub(super) fn again_in_go(target: &Target, search: &Search) -> Option<GoPlan> {
     Some(GoPlan { runtime, contexts })
 }
 
+/// Where a plan has functions in Go, what it takes to tell whose their calls are.
+pub(super) fn goroutines_of(plan: &ProbePlan, target: &Target) -> Result<Option<GoPlan>, GoError> {
+    let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
+    let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
+    let Some(object) = object else { return Ok(None) };
+    let (runtime, _) = go_runtime(target.pid, &object.open_path, None)?;
+    Ok(Some(GoPlan { runtime, contexts: Vec::new() }))
+}
+
 fn add_silent(
     plan: &mut ProbePlan,
     target: &Target,

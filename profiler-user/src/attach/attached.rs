@@ -36,7 +36,7 @@ pub struct AttachOptions {
 impl Default for AttachOptions {
     /// 4 MiB: 65,000 events without words, 1.6 seconds of 20,000 calls a second.
     fn default() -> Self {
-        Self { ring_bytes: 4 << 20, kernel_log: false, link_filter: true, go: true }
+        Self { ring_bytes: 4 << 20, kernel_log: false, link_filter: true, go: false }
     }
 }
 

@@ -63,9 +63,16 @@ pub(super) fn load(targets: Targets, options: AttachOptions) -> Result<Ebpf, Att
     };
     let offsets = match targets {
         Targets::One(_) if !go => KernelOffsets::default(),
+        // Without them C that Go calls is not joined to it; nothing else is missing.
+        Targets::One(_) => btf::kernel_offsets().unwrap_or_else(|error| {
+            tracing::warn!(
+                "functions in C are not joined to the goroutines that call them: {error}"
+            );
+            KernelOffsets::default()
+        }),
         // Its own processes user space can watch by itself.
         Targets::Several => btf::kernel_offsets().unwrap_or_default(),
-        Targets::One(_) | Targets::Tree => btf::kernel_offsets()?,
+        Targets::Tree => btf::kernel_offsets()?,
     };
     let mut bpf = EbpfLoader::new()
         .override_global(global::TARGET_PID, &pid, true)

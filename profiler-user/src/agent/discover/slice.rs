@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use profiler_common::{Cookie, Role};
 
+use super::super::prepare::goroutines_of;
 use super::candidates::Candidates;
 use crate::attach::{AttachOptions, Attached, Targets};
 use crate::config::{
@@ -107,7 +108,8 @@ impl<'a> Slicer<'a> {
             calls.slice(watched.clone(), process::sockets(self.target.pid));
         }
         let link_filter = self.kernel.link_filter;
-        let options = AttachOptions { link_filter, ..AttachOptions::default() };
+        let go = plan.go.is_some();
+        let options = AttachOptions { link_filter, go, ..AttachOptions::default() };
         // While sites are placed and taken away those that are there are hit.
         let begun = Instant::now();
         let mut attached = Attached::load(Targets::One(self.target.pid), &options)?;
@@ -224,6 +226,7 @@ impl<'a> Slicer<'a> {
         let symbols = self.symbols;
         let lookup = |object, address| symbols.function_at(object, address);
         let mut plan = plan::build(&map, self.target, &of_spans, &lookup, self.kernel.forms)?;
+        plan.go = goroutines_of(&plan, self.target)?;
         let mut watched = Vec::with_capacity(plan.probes.len());
         for (probe, rule) in plan.probes.iter_mut().zip(&plan.rules.probes) {
             let (function, socket) = rule
