@@ -66,7 +66,7 @@ fn spawns(hit: &Hit<'_>, counts: OfProbe) {
 fn recovers(hit: &Hit<'_>, counts: OfProbe) {
     let Some(runtime) = goroutine::runtime(hit.space) else { return };
     let g = hit.regs.rax;
-    let Some(lane) = goroutine::by_g(hit.thread, &runtime, g) else { return };
+    let Some(lane) = goroutine::by_g(hit.lane.thread, &runtime, g) else { return };
     let Some(state) = lane::known(lane.key) else {
         counts.quiet();
         return;

@@ -25,8 +25,6 @@ pub(crate) enum On {
 pub(crate) struct Hit<'a> {
     /// `CLOCK_MONOTONIC`, nanoseconds, taken before anything else.
     pub(crate) time: u64,
-    /// Who: `pid << 32 | tid`.
-    pub(crate) thread: u64,
     /// On what lane.
     pub(crate) lane: Lane,
     /// Its address space.
@@ -57,7 +55,7 @@ impl<'a> Hit<'a> {
             On::Either => GO.load() == 0 || !cookie.has(Cookie::GO),
         };
         if on_thread {
-            return Some(Self { time, thread, lane: Lane::of_thread(thread), space, cookie, regs });
+            return Some(Self { time, lane: Lane::of_thread(thread), space, cookie, regs });
         }
         if cookie.has(Cookie::RESTARTS) && regs.eflags & BELOW_OR_EQUAL != 0 {
             return None;
@@ -66,7 +64,7 @@ impl<'a> Hit<'a> {
             count::count(Counter::NoGoroutine);
             return None;
         };
-        Some(Self { time, thread, lane, space, cookie, regs })
+        Some(Self { time, lane, space, cookie, regs })
     }
 
     /// The address of the call's return slot.

@@ -19,7 +19,7 @@ pub(crate) const NEAR: u64 = 32 << 10;
 pub(crate) struct Lane {
     pub(crate) key: LaneKey,
     /// `pid << 32 | tid` of the thread it is on now.
-    thread: u64,
+    pub(crate) thread: u64,
     kind: LaneKind,
     number: u64,
     /// What to add to the address of a return slot.

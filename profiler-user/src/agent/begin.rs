@@ -46,10 +46,8 @@ pub(super) fn begin(
         costs: *costs,
         budget: *budget,
     };
-    let load = |map, targets| Live::load(targets, map, aim.search.clone(), &options);
-    // Where there is one target, for good, it is known whether goroutines matter.
-    let load_for = |map, targets, go: bool| {
-        let go = go || !matches!(targets, Targets::One(_));
+    // Who may come later may be a Go program.
+    let load = |map, targets, go: bool| {
         let attach = AttachOptions { go, ..options.attach };
         Live::load(targets, map, aim.search.clone(), &LiveOptions { attach, ..options })
     };
@@ -62,7 +60,7 @@ pub(super) fn begin(
     if let Whom::Command(words) = &aim.whom {
         let service = map.as_ref().map_or("unknown", |map| map.system.as_str()).to_owned();
         let targets = if aim.children { Targets::Tree } else { Targets::Several };
-        let mut live = load(map, targets)?;
+        let mut live = load(map, targets, true)?;
         live.say_costs();
         let (command, target) = Started::hold(words, &mut live, aim.search.forms)?;
         resources.fall_back_on(&service);
@@ -87,15 +85,17 @@ pub(super) fn begin(
         Err(error) if error.may_come() && (aim.children || aim.follow) => {
             tracing::warn!("{error}");
             tracing::warn!("waiting for it to be loaded, or run by a child");
-            return wait_for_it(&pids, load(map, targets(aim, &pids))?, &recorder);
+            return wait_for_it(&pids, load(map, targets(aim, &pids), true)?, &recorder);
         }
         prepared => prepared?,
     };
     memory::give_back();
     let Some((first, _)) = prepared.first() else { return Err(TargetError::none().into()) };
     let (target, service) = (first.target.clone(), first.map.system.clone());
-    let go = prepared.iter().any(|(prepared, _)| prepared.plan.go.is_some());
-    let mut live = load_for(Some(first.map.clone()), targets(aim, &pids), go)?;
+    let targets = targets(aim, &pids);
+    let in_go = prepared.iter().any(|(prepared, _)| prepared.plan.go.is_some());
+    let may_come = !matches!(targets, Targets::One(_));
+    let mut live = load(Some(first.map.clone()), targets, in_go || may_come)?;
     resources.fall_back_on(&service);
     recorder(&mut live, &target, &service)?;
     if !settings.quiet {

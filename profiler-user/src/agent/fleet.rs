@@ -322,6 +322,7 @@ impl Fleet {
         let known = Arc::make_mut(&mut self.images).entry(image).or_default();
         known.objects.extend(objects);
         known.tells |= tells;
+        known.in_go |= plan.go.is_some();
         if !satisfied.is_empty() {
             known.satisfied = satisfied;
         }

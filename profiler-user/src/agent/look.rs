@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::go_program::read_go;
 use super::prepare::{
-    PrepareError, Search, again_in_go, detect, plan_for_additions, plan_for_loading,
-    plan_for_what_is_there, searched,
+    PrepareError, Search, detect, plan_for_additions, plan_for_loading, plan_for_what_is_there,
+    searched,
 };
 use crate::config::SymbolMap;
 use crate::model::Pid;
-use crate::plan::ProbePlan;
+use crate::plan::{GoPlan, ProbePlan};
 use crate::symbols::{SymbolSet, build_id_of};
 use crate::target::{BuildId, Inode, Target, mapped_files, open_mapped};
 
@@ -28,6 +29,8 @@ pub(super) struct Image {
     pub(super) satisfied: Vec<bool>,
     /// Its loader tells when objects come; otherwise they must be looked for.
     pub(super) tells: bool,
+    /// Functions in Go are probed in it.
+    pub(super) in_go: bool,
 }
 
 /// An executable; where every process has probes of its own, together with the process.
@@ -136,6 +139,15 @@ pub(super) fn image_key(exe: Inode, pid: Pid, shared: bool) -> ImageKey {
     (exe, (!shared).then_some(pid))
 }
 
+/// What the kernel side must know of another process of a Go program that is probed already: it has its
+/// own address space. None if nothing in Go is probed, or the process is about to end.
+fn again_in_go(image: &Image, target: &Target, search: &Search) -> Option<GoPlan> {
+    let object = target.objects.first().filter(|_| image.in_go)?;
+    let read = read_go(target.pid, object, search.go_offsets_from.as_deref());
+    let (go, _) = read.inspect_err(|error| tracing::debug!(pid = %target.pid, %error)).ok()?;
+    Some(go)
+}
+
 /// Reads a process, and plans for what of it is new.
 pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     let begun = Instant::now();
@@ -160,11 +172,11 @@ pub(super) fn look(job: Job) -> Result<Seen, PrepareError> {
     let Some(exe) = target.objects.first().map(|object| object.inode) else { return Ok(nothing) };
     let exe = image_key(exe, pid, shared);
     let before = images.get(&exe);
-    if before.is_some_and(known) {
+    if let Some(image) = before.filter(|image| known(image)) {
         // A new program, but one that is known: what is mapped is probed already.
         let (name, satisfied) = (target.name.clone(), Vec::new());
         let objects = Vec::new();
-        let plan = ProbePlan { go: again_in_go(&target, &search), ..ProbePlan::default() };
+        let plan = ProbePlan { go: again_in_go(image, &target, &search), ..ProbePlan::default() };
         let took = begun.elapsed();
         let news = News { image: exe, name, objects, satisfied, map: None, target, plan, took };
         return Ok(Seen { pid, overwritten, news: Some(news) });

@@ -14,7 +14,7 @@ mod expected;
 mod fitting;
 mod fleet;
 mod foresee;
-mod go_context;
+mod go_program;
 mod jumps;
 mod landings;
 mod live;

@@ -5,17 +5,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use profiler_common::LaneKind;
 use thiserror::Error;
 
 use super::fitting::fit;
 use super::foresee::{DirectCalls, direct_calls, foresee};
-use super::go_context::GoContexts;
+use super::go_program::{object_in_go, read_go};
 use crate::config::{self, Known, Library, MapError, MapOrigin, Selector, SymbolMap};
 use crate::model::{Pid, VirtAddr, Watches};
-use crate::plan::{self, GoPlan, KernelForms, PlanError, PlannedProbe, ProbePlan};
+use crate::plan::{self, KernelForms, PlanError, ProbePlan};
 use crate::symbols::{Found, SymbolError, SymbolSet};
-use crate::target::go::{GoError, go_runtime};
+use crate::target::go::GoError;
 use crate::target::{Inode, ObjectId, Target, TargetError};
 
 /// What is to be profiled, and by which maps.
@@ -319,37 +318,12 @@ fn follow_goroutines(
     symbols: &SymbolSet,
     search: &Search,
 ) -> Result<(), PrepareError> {
-    let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
-    let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
-    let Some(object) = object else { return Ok(()) };
-    let (runtime, moved) =
-        go_runtime(target.pid, &object.open_path, search.go_offsets_from.as_deref())?;
-    let contexts = moved.and_then(|moved| Some((GoContexts::read(&object.open_path)?, moved)));
-    plan::add_contexts(plan, map, &mut |probe| contexts.as_ref()?.0.of(probe, symbols));
+    let Some(object) = object_in_go(plan, target) else { return Ok(()) };
+    let (go, contexts) = read_go(target.pid, object, search.go_offsets_from.as_deref())?;
+    plan::add_contexts(plan, map, &mut |probe| contexts.as_ref()?.of(probe, symbols));
     plan::record_outside_of_traces(plan);
-    let contexts =
-        contexts.as_ref().map(|(types, moved)| types.parents(*moved)).unwrap_or_default();
-    plan.go = Some(GoPlan { runtime, contexts });
+    plan.go = Some(go);
     Ok(())
-}
-
-/// What the kernel side must know of another process of a Go program that is probed already: it has its
-/// own address space. None if it is no Go program, or about to end.
-pub(super) fn again_in_go(target: &Target, search: &Search) -> Option<GoPlan> {
-    let path = &target.objects.first()?.open_path;
-    let (runtime, moved) = go_runtime(target.pid, path, search.go_offsets_from.as_deref()).ok()?;
-    let contexts = GoContexts::read(path).zip(moved);
-    let contexts = contexts.map(|(types, moved)| types.parents(moved)).unwrap_or_default();
-    Some(GoPlan { runtime, contexts })
-}
-
-/// Where a plan has functions in Go, what it takes to tell whose their calls are.
-pub(super) fn goroutines_of(plan: &ProbePlan, target: &Target) -> Result<Option<GoPlan>, GoError> {
-    let in_go = |probe: &&PlannedProbe| probe.lane() == LaneKind::Goroutine;
-    let object = plan.probes.iter().find(in_go).and_then(|probe| target.object(probe.object));
-    let Some(object) = object else { return Ok(None) };
-    let (runtime, _) = go_runtime(target.pid, &object.open_path, None)?;
-    Ok(Some(GoPlan { runtime, contexts: Vec::new() }))
 }
 
 fn add_silent(
@@ -374,7 +348,7 @@ fn add_silent(
 
 /// Adds what Go's runtime tells of goroutines, if the plan follows any.
 fn add_go_runtime(plan: &mut ProbePlan, target: &Target, symbols: &SymbolSet, forms: KernelForms) {
-    if !plan.probes.iter().any(|probe| probe.lane() == LaneKind::Goroutine) {
+    if plan.go.is_none() {
         return;
     }
     for (place, selects) in plan::go_runtime() {

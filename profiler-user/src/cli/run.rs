@@ -211,7 +211,7 @@ pub(super) fn run(args: &RunArgs, color: bool, quiet: bool) -> anyhow::Result<Ex
             ring_bytes: args.ring.or(file.ring).unwrap_or(RING_BYTES),
             kernel_log: args.kernel_log,
             link_filter: kernel.link_filter,
-            go: true,
+            ..AttachOptions::default()
         },
         exits: match args.exits {
             ExitsArg::Landings => Exits::Landings,

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use profiler_common::{Cookie, Role};
 
-use super::super::prepare::goroutines_of;
 use super::candidates::Candidates;
+use crate::agent::go_program::goroutines_of;
 use crate::attach::{AttachOptions, Attached, Targets};
 use crate::config::{
     EndDecl, HandoffDecl, KeyExpr, MapOrigin, Select, Selector, SpanDecl, SymbolMap,
