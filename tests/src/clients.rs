@@ -31,3 +31,25 @@ pub fn at_once<C: Send, A: Send>(
         joined.map(|answer| answer.unwrap_or_else(|_| bail!("a client panicked"))).collect()
     })
 }
+
+/// The first and the last of a row of pieces that a client's n-th query is about: a number of them that
+/// differs from that of its neighbours, and from those of the other clients at about that time.
+#[must_use]
+pub const fn range_of(client: u32, n: u32, pieces: u32) -> (u32, u32) {
+    let first = (client + 3 * n) % pieces;
+    let last = first + (client * 5 + n * n) % (pieces - first);
+    (first, last)
+}
+
+/// How many pieces that are, for so many queries of each of so many clients: the lists in order.
+#[must_use]
+pub fn counts_of_ranges(clients: u32, queries: u32, pieces: u32) -> Vec<Vec<usize>> {
+    let count = |client, n| {
+        let (first, last) = range_of(client, n, pieces);
+        (last - first + 1) as usize
+    };
+    let of = |client| (0..queries).map(|n| count(client, n)).collect();
+    let mut counts: Vec<Vec<usize>> = (0..clients).map(of).collect();
+    counts.sort();
+    counts
+}

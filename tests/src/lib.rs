@@ -28,6 +28,7 @@ pub mod process;
 pub mod prometheus;
 pub mod qprof;
 pub mod restored;
+pub mod served;
 pub mod symbol_map;
 pub mod tantivy;
 pub mod timeout;

@@ -53,6 +53,14 @@ impl Span {
         Ok(self.tag("thread.id")?.parse()?)
     }
 
+    /// The goroutine it is of.
+    ///
+    /// # Errors
+    /// When the span does not say.
+    pub fn goroutine(&self) -> Result<u64> {
+        Ok(self.tag("go.goroutine.id")?.parse()?)
+    }
+
     /// Why it has its parent.
     ///
     /// # Errors

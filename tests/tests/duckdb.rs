@@ -7,8 +7,9 @@ use profiler_tests::duckdb::{DuckDb, Task};
 use profiler_tests::engine::Engine;
 use profiler_tests::environment::{alone, can_probe};
 use profiler_tests::qprof::{Done, Run, check, check_code};
+use profiler_tests::served::{self, functions_named, functions_seen};
 use profiler_tests::symbol_map;
-use profiler_tests::tree::{Trace, from_otlp};
+use profiler_tests::tree::Trace;
 
 /// Called once for each row group that a statement scans; no span of the built-in map.
 const ROW_GROUP: &str = "duckdb::RowGroupCollection::InitializeScanInRowGroup";
@@ -28,9 +29,7 @@ fn counting(database: &DuckDb) -> Result<Run> {
 
 /// The traces, by the start of their roots; nothing lost, nothing left out.
 fn traces(done: &Done) -> Result<Vec<Trace>> {
-    done.check_ok()?;
-    done.summary.check_nothing_lost()?;
-    let mut traces = from_otlp(&done.finished.stdout)?;
+    let traces = served::traces(done)?;
     for trace in &traces {
         trace.check_parents()?;
         ensure!(!trace.root()?.tags.contains_key("qprof.incomplete"), "{}", trace.outline());
@@ -38,7 +37,6 @@ fn traces(done: &Done) -> Result<Vec<Trace>> {
     let spans: usize = traces.iter().map(|trace| trace.spans.len()).sum();
     ensure!(done.summary.number(&["traces"])? == traces.len() as u64);
     ensure!(done.summary.number(&["spans"])? == spans as u64);
-    traces.sort_by_key(|trace| trace.spans.first().map(|root| root.start));
     Ok(traces)
 }
 
@@ -226,14 +224,7 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     }
     let _alone = alone();
     let mut database = DuckDb::start(&[("small", 3)])?;
-    let checked = check(database.pid(), "duckdb")?;
-    ensure!(checked.skipped.is_empty(), "skipped: {:?}", checked.skipped);
-    let named: BTreeSet<String> = checked
-        .functions
-        .into_iter()
-        .filter(|function| function.span.is_some())
-        .map(|function| function.function)
-        .collect();
+    let named = functions_named(database.pid(), "duckdb")?;
 
     // Without `-m`: the map is found by what is mapped.
     let run = Run::on(database.pid())?.output("json").start()?;
@@ -258,11 +249,7 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     let some = "select g from small where i = 5";
     database.one(Task { how: "relation", ..Task::new(1, some) })?;
     let traces = traces(&run.stop()?)?;
-    let seen: BTreeSet<String> = traces
-        .iter()
-        .flat_map(|trace| &trace.spans)
-        .filter_map(|span| span.tags.get("code.function.name").cloned())
-        .collect();
+    let seen = functions_seen(&traces);
     // A span says no parameters.
     let named: BTreeSet<String> =
         named.iter().filter_map(|name| name.split('(').next()).map(str::to_owned).collect();

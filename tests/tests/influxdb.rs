@@ -1,38 +1,32 @@
 //! InfluxDB, in Go: a query is one tree, with a span for each shard, over several goroutines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::{Result, anyhow, ensure};
-use profiler_tests::clients::at_once;
+use profiler_tests::clients::{at_once, counts_of_ranges, range_of};
 use profiler_tests::environment::{alone, can_probe, soak};
 use profiler_tests::influxdb::{Client, InfluxDb, READERS, SERIES, SHARDS};
 use profiler_tests::jaeger::Jaeger;
-use profiler_tests::qprof::{Done, Run, check};
-use profiler_tests::tree::{Span, Trace, from_otlp};
+use profiler_tests::qprof::{Done, Run};
+use profiler_tests::served::{
+    check_returned, counts_by_connection, functions_named, functions_seen, traces,
+};
+use profiler_tests::tree::Trace;
 use serde_json::Value;
 
 /// All series of a shard come together, so that several goroutines read it.
 const GROUPED: &str = "GROUP BY time(10m)";
 
-/// The traces, by the start of their roots; nothing lost, nothing left out.
-fn traces(done: &Done) -> Result<Vec<Trace>> {
-    done.check_ok()?;
-    done.summary.check_nothing_lost()?;
-    let mut traces = from_otlp(&done.finished.stdout)?;
+/// The traces, each whole; nothing lost, nothing left out.
+fn whole_traces(done: &Done) -> Result<Vec<Trace>> {
+    let traces = traces(done)?;
     for trace in &traces {
         // The goroutine that executes may end a moment after it was answered.
         trace.check_parents()?;
         ensure!(!trace.root()?.tags.contains_key("qprof.incomplete"), "{}", trace.outline());
-        for span in &trace.spans {
-            ensure!(span.ended()? == "returned", "{} ended by {}", span.name, span.exit()?);
-        }
+        check_returned(trace)?;
     }
-    traces.sort_by_key(|trace| trace.spans.first().map(|root| root.start));
     Ok(traces)
-}
-
-fn goroutine(span: &Span) -> Result<u64> {
-    Ok(span.tag("go.goroutine.id")?.parse()?)
 }
 
 /// What holds of every `SELECT` of a mean that is [`GROUPED`], over so many shards.
@@ -59,7 +53,7 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
     ] {
         ensure!(trace.count(name) == count, "not {count} of {name}: {}", outline());
     }
-    let mut goroutines = BTreeSet::from([goroutine(root)?]);
+    let mut goroutines = BTreeSet::from([root.goroutine()?]);
     for span in &trace.spans {
         let Some(parent) = trace.parent(span)? else { continue };
         let (above, evidence) = match span.name.as_str() {
@@ -78,9 +72,9 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
         // The shard's context, which these are handed, proves as much.
         let by_context = span.name == "open_series" && span.evidence()? == "context";
         ensure!(by_context || span.evidence()? == evidence, "{}: {}", span.name, span.evidence()?);
-        let same = goroutine(span)? == goroutine(parent)?;
+        let same = span.goroutine()? == parent.goroutine()?;
         ensure!(same == (evidence == "stack"), "the goroutine of {}: {}", span.name, outline());
-        goroutines.insert(goroutine(span)?);
+        goroutines.insert(span.goroutine()?);
     }
     for shard in trace.named("create_iterator") {
         for name in ["open_series", "read_series"] {
@@ -97,14 +91,6 @@ fn check_query(trace: &Trace, shards: usize) -> Result<()> {
     let expected = 2 + 2 * shards * READERS as usize;
     ensure!(goroutines.len() == expected, "goroutines {goroutines:?}: {}", outline());
     Ok(())
-}
-
-/// The shards of a client's n-th query: a number of them that differs from that of its neighbours,
-/// and from those of the other clients at about that time.
-const fn span_of_shards(client: u32, n: u32) -> (u32, u32) {
-    let first = (client + 3 * n) % SHARDS;
-    let last = first + (client * 5 + n * n) % (SHARDS - first);
-    (first, last)
 }
 
 /// Queries over all shards, one after the other, by a client that keeps its connection: so many
@@ -125,7 +111,7 @@ fn a_query_is_a_tree_with_a_span_a_shard() -> Result<()> {
     for _ in 0..queries {
         ensure!(client.select("mean(v)", 0, SHARDS - 1, GROUPED)? == before, "another answer");
     }
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     let after = client.select("mean(v)", 0, SHARDS - 1, GROUPED)?;
     ensure!(after == before, "another answer afterwards");
@@ -135,7 +121,10 @@ fn a_query_is_a_tree_with_a_span_a_shard() -> Result<()> {
         let root = trace.root()?;
         ensure!(root.tag("db.system.name")? == "influxdb", "the system is not named");
         ensure!(root.tag("db.operation.name")? == "query", "nor the operation");
-        ensure!(goroutine(root)? == goroutine(traces[0].root()?)?, "one connection, one goroutine");
+        ensure!(
+            root.goroutine()? == traces[0].root()?.goroutine()?,
+            "one connection, one goroutine"
+        );
     }
     Ok(())
 }
@@ -154,7 +143,7 @@ fn no_shard_is_under_the_query_of_another() -> Result<()> {
     let ask = |client: &mut Client, number: u32| -> Result<Vec<Value>> {
         (0..queries)
             .map(|n| {
-                let (first, last) = span_of_shards(number, n);
+                let (first, last) = range_of(number, n, SHARDS);
                 client.select("mean(v)", first, last, GROUPED)
             })
             .collect()
@@ -166,28 +155,15 @@ fn no_shard_is_under_the_query_of_another() -> Result<()> {
     }
     let run = Run::on(server.pid())?.map("influxdb").output("json").start()?;
     let answers = at_once(&mut clients, ask)?;
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     ensure!(answers == before, "other answers than before");
 
-    let mut seen: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for trace in &traces {
-        let shards = trace.count("create_iterator");
-        check_query(trace, shards)?;
-        seen.entry(goroutine(trace.root()?)?).or_default().push(shards);
+        check_query(trace, trace.count("create_iterator"))?;
     }
-    let mut seen: Vec<Vec<usize>> = seen.into_values().collect();
-    let mut expected: Vec<Vec<usize>> = (0..8)
-        .map(|client| {
-            let counts = (0..queries).map(|n| {
-                let (first, last) = span_of_shards(client, n);
-                (last - first + 1) as usize
-            });
-            counts.collect()
-        })
-        .collect();
-    seen.sort();
-    expected.sort();
+    let seen = counts_by_connection(&traces, |trace| trace.count("create_iterator"))?;
+    let expected = counts_of_ranges(8, queries, SHARDS);
     ensure!(seen == expected, "{seen:?}\ninstead of\n{expected:?}");
     Ok(())
 }
@@ -200,16 +176,9 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     }
     let _alone = alone();
     let mut server = InfluxDb::start()?;
-    let checked = check(server.pid(), "influxdb")?;
-    ensure!(checked.skipped.is_empty(), "skipped: {:?}", checked.skipped);
-    let named: BTreeSet<String> = checked
-        .functions
-        .into_iter()
-        .filter(|function| function.span.is_some())
-        .map(|function| function.function)
-        // Fields of that type are for a server that was built for them, and Debian's was not.
-        .filter(|function| !function.to_lowercase().contains("unsigned"))
-        .collect();
+    // Fields of that type are for a server that was built for them, and Debian's was not.
+    let mut named = functions_named(server.pid(), "influxdb")?;
+    named.retain(|function| !function.to_lowercase().contains("unsigned"));
     // Without `-m`: the map is found by what is mapped.
     let run = Run::on(server.pid())?.output("json").start()?;
     let mut client = server.client()?;
@@ -218,15 +187,11 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     }
     client.select("mean(v)", 2, 3, "GROUP BY time(10m), host")?;
     let points = client.select("v", 5, 5, "")?;
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     let rows = points[0]["series"][0]["values"].as_array().map(Vec::len);
     ensure!(rows == Some(360 * SERIES as usize), "{rows:?} rows");
-    let seen: BTreeSet<String> = traces
-        .iter()
-        .flat_map(|trace| &trace.spans)
-        .filter_map(|span| span.tags.get("code.function.name").cloned())
-        .collect();
+    let seen = functions_seen(&traces);
     ensure!(named == seen, "named {named:?}\nseen {seen:?}");
 
     let [grouped @ .., by_host, plain] = traces.as_slice() else {
@@ -266,7 +231,7 @@ fn a_refused_query_asks_no_shard() -> Result<()> {
     let missing = client.answer("SELECT mean(v) FROM nowhere.hours.load")?;
     ensure!(missing["results"][0]["error"].as_str().is_some(), "{missing}");
     client.select("mean(v)", 3, 3, GROUPED)?;
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     let [refused, missing, good] = traces.as_slice() else {
         return Err(anyhow!("{} traces", traces.len()));

@@ -1,38 +1,20 @@
 //! Prometheus, in Go: a query is one tree, with a span for each block, over several goroutines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow, ensure};
-use profiler_tests::clients::at_once;
+use profiler_tests::clients::{at_once, counts_of_ranges, range_of};
 use profiler_tests::environment::{alone, can_probe, soak};
 use profiler_tests::jaeger::Jaeger;
 use profiler_tests::prometheus::{BLOCKS, Client, HEAD, Prometheus, SERIES};
-use profiler_tests::qprof::{Done, Run, check};
+use profiler_tests::qprof::Run;
+use profiler_tests::served::{counts_by_connection, functions_named, functions_seen, whole_traces};
 use profiler_tests::symbol_map;
 use profiler_tests::tree::{Span, Trace, from_otlp};
 use serde_json::Value;
 
 const QUERY: &str = "sum by (host) (load)";
-
-/// The traces, by the start of their roots; nothing lost, nothing left out.
-fn traces(done: &Done) -> Result<Vec<Trace>> {
-    done.check_ok()?;
-    done.summary.check_nothing_lost()?;
-    let mut traces = from_otlp(&done.finished.stdout)?;
-    for trace in &traces {
-        trace.check()?;
-        for span in &trace.spans {
-            ensure!(span.ended()? == "returned", "{} ended by {}", span.name, span.exit()?);
-        }
-    }
-    traces.sort_by_key(|trace| trace.spans.first().map(|root| root.start));
-    Ok(traces)
-}
-
-fn goroutine(span: &Span) -> Result<u64> {
-    Ok(span.tag("go.goroutine.id")?.parse()?)
-}
 
 /// What holds of every query that succeeds: so many selectors, each over so many blocks.
 fn check_query(trace: &Trace, root: &str, selectors: usize, blocks: usize) -> Result<()> {
@@ -47,17 +29,17 @@ fn check_query(trace: &Trace, root: &str, selectors: usize, blocks: usize) -> Re
     let blocks = selectors * blocks;
     ensure!(trace.count("select_block") == blocks, "not {blocks} blocks: {}", outline());
     let prepare = trace.named("prepare").next().ok_or_else(|| anyhow!("no prepare"))?;
-    let home = goroutine(prepare)?;
+    let home = prepare.goroutine()?;
     for select in trace.children(prepare) {
-        ensure!(select.evidence()? == "stack" && goroutine(select)? == home, "{}", outline());
+        ensure!(select.evidence()? == "stack" && select.goroutine()? == home, "{}", outline());
         let inner: Vec<&Span> = trace.children(select).collect();
         ensure!(inner.len() == 2, "{}", outline());
         for span in inner {
             ensure!(span.name == "select" && span.evidence()? == "spawn", "{}", outline());
-            ensure!(goroutine(span)? != home, "it was made on another goroutine");
+            ensure!(span.goroutine()? != home, "it was made on another goroutine");
             for block in trace.children(span) {
                 ensure!(block.name == "select_block", "{}", outline());
-                ensure!(goroutine(block)? == goroutine(span)?, "{}", outline());
+                ensure!(block.goroutine()? == span.goroutine()?, "{}", outline());
                 ensure!(block.evidence()? == "stack", "{}", block.evidence()?);
             }
         }
@@ -68,18 +50,11 @@ fn check_query(trace: &Trace, root: &str, selectors: usize, blocks: usize) -> Re
         let below: Vec<&str> = trace.children(block).map(|span| span.name.as_str()).collect();
         ensure!(below == ["find_postings"], "{below:?}");
     }
-    let goroutines: BTreeSet<u64> = trace.spans.iter().map(goroutine).collect::<Result<_>>()?;
+    let goroutines: BTreeSet<u64> =
+        trace.spans.iter().map(Span::goroutine).collect::<Result<_>>()?;
     // That of the connection, and two for each selector.
     ensure!(goroutines.len() == 1 + 2 * selectors, "goroutines {goroutines:?}: {}", outline());
     Ok(())
-}
-
-/// The blocks of a client's n-th query: a number of them that differs from that of its neighbours,
-/// and from those of the other clients at about that time.
-const fn span_of_blocks(client: u32, n: u32) -> (u32, u32) {
-    let first = (client + 3 * n) % (HEAD + 1);
-    let last = first + (client * 5 + n * n) % (HEAD + 1 - first);
-    (first, last)
 }
 
 /// Queries over all blocks, one after the other, by a client that keeps its connection: so many
@@ -99,7 +74,7 @@ fn a_query_is_a_tree_with_a_span_a_block() -> Result<()> {
     for _ in 0..queries {
         ensure!(client.range(QUERY, 0, HEAD)? == before, "another answer");
     }
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     ensure!(client.range(QUERY, 0, HEAD)? == before, "another answer afterwards");
     ensure!(traces.len() == queries as usize, "{} traces", traces.len());
@@ -108,7 +83,10 @@ fn a_query_is_a_tree_with_a_span_a_block() -> Result<()> {
         let root = trace.root()?;
         ensure!(root.tag("db.system.name")? == "prometheus", "the system is not named");
         ensure!(root.tag("db.operation.name")? == "query_range", "nor the operation");
-        ensure!(goroutine(root)? == goroutine(traces[0].root()?)?, "one connection, one goroutine");
+        ensure!(
+            root.goroutine()? == traces[0].root()?.goroutine()?,
+            "one connection, one goroutine"
+        );
     }
     Ok(())
 }
@@ -127,7 +105,7 @@ fn no_block_is_under_the_query_of_another() -> Result<()> {
     let ask = |client: &mut Client, number: u32| -> Result<Vec<Value>> {
         (0..queries)
             .map(|n| {
-                let (first, last) = span_of_blocks(number, n);
+                let (first, last) = range_of(number, n, HEAD + 1);
                 client.range(QUERY, first, last)
             })
             .collect()
@@ -139,28 +117,15 @@ fn no_block_is_under_the_query_of_another() -> Result<()> {
     }
     let run = Run::on(server.pid())?.map("prometheus").output("json").start()?;
     let answers = at_once(&mut clients, ask)?;
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     ensure!(answers == before, "other answers than before");
 
-    let mut seen: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for trace in &traces {
-        let blocks = trace.count("select_block");
-        check_query(trace, "query_range", 1, blocks)?;
-        seen.entry(goroutine(trace.root()?)?).or_default().push(blocks);
+        check_query(trace, "query_range", 1, trace.count("select_block"))?;
     }
-    let mut seen: Vec<Vec<usize>> = seen.into_values().collect();
-    let mut expected: Vec<Vec<usize>> = (0..8)
-        .map(|client| {
-            let counts = (0..queries).map(|n| {
-                let (first, last) = span_of_blocks(client, n);
-                (last - first + 1) as usize
-            });
-            counts.collect()
-        })
-        .collect();
-    seen.sort();
-    expected.sort();
+    let seen = counts_by_connection(&traces, |trace| trace.count("select_block"))?;
+    let expected = counts_of_ranges(8, queries, HEAD + 1);
     ensure!(seen == expected, "{seen:?}\ninstead of\n{expected:?}");
     Ok(())
 }
@@ -173,14 +138,7 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     }
     let _alone = alone();
     let mut server = Prometheus::start()?;
-    let checked = check(server.pid(), "prometheus")?;
-    ensure!(checked.skipped.is_empty(), "skipped: {:?}", checked.skipped);
-    let named: BTreeSet<String> = checked
-        .functions
-        .into_iter()
-        .filter(|function| function.span.is_some())
-        .map(|function| function.function)
-        .collect();
+    let named = functions_named(server.pid(), "prometheus")?;
     // Without `-m`: the map is found by what is mapped.
     let run = Run::on(server.pid())?.output("json").start()?;
     let mut client = server.client()?;
@@ -190,13 +148,9 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     ensure!(series.as_array().map(Vec::len) == Some(SERIES as usize), "{series}");
     client.about("labels?", 2, 4)?;
     client.about("label/host/values?", 1, 4)?;
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
-    let seen: BTreeSet<String> = traces
-        .iter()
-        .flat_map(|trace| &trace.spans)
-        .filter_map(|span| span.tags.get("code.function.name").cloned())
-        .collect();
+    let seen = functions_seen(&traces);
     ensure!(named == seen, "named {named:?}\nseen {seen:?}");
 
     let [instant, range, series, names, values] = traces.as_slice() else {
@@ -280,7 +234,7 @@ fn a_map_for_another_version_says_what_is_missing() -> Result<()> {
     for name in ["merge_series", "prometheus/promql.expandSeriesSet"] {
         ensure!(said.contains(name), "{name} is not in: {said}");
     }
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(server.alive(), "the server is gone: {}", server.log());
     ensure!(traces.len() == 1, "{} traces", traces.len());
     ensure!(traces[0].count("merge_series") == 0, "{}", traces[0].outline());

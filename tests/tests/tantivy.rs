@@ -4,24 +4,9 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
 use profiler_tests::environment::{alone, can_probe};
-use profiler_tests::qprof::{Done, Run, check};
+use profiler_tests::qprof::Run;
+use profiler_tests::served::{functions_named, functions_seen, whole_traces};
 use profiler_tests::tantivy::Tantivy;
-use profiler_tests::tree::{Trace, from_otlp};
-
-/// The traces, by the start of their roots; nothing lost, nothing left out.
-fn traces(done: &Done) -> Result<Vec<Trace>> {
-    done.check_ok()?;
-    done.summary.check_nothing_lost()?;
-    let mut traces = from_otlp(&done.finished.stdout)?;
-    for trace in &traces {
-        trace.check()?;
-        for span in &trace.spans {
-            ensure!(span.ended()? == "returned", "{} ended by {}", span.name, span.exit()?);
-        }
-    }
-    traces.sort_by_key(|trace| trace.spans.first().map(|root| root.start));
-    Ok(traces)
-}
 
 /// Indexes of 1, 4 and 7 segments, as their commits made them and as the searcher counts them.
 #[test]
@@ -42,7 +27,7 @@ fn one_span_a_segment() -> Result<()> {
             expected.extend(std::iter::repeat_n((root, segments), 5));
         }
     }
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     ensure!(engine.alive(), "the target is gone");
     let searches: Vec<(&str, usize)> = traces
         .iter()
@@ -86,7 +71,7 @@ fn a_refused_query_is_a_parse_alone() -> Result<()> {
     ensure!(refused.errors.len() == 3, "{refused:?}");
     let found = engine.ask("four", 1, "hello", "search")?;
     ensure!(found.hits == 800, "{found:?}");
-    let traces = traces(&run.stop()?)?;
+    let traces = whole_traces(&run.stop()?)?;
     let roots: Vec<&str> =
         traces.iter().filter_map(|trace| trace.spans.first()).map(|r| r.name.as_str()).collect();
     ensure!(
@@ -104,25 +89,14 @@ fn every_function_of_the_map_is_there_and_fires() -> Result<()> {
     }
     let _alone = alone();
     let mut engine = Tantivy::start(&[("four", 4)])?;
-    let checked = check(engine.pid(), "tantivy")?;
-    ensure!(checked.skipped.is_empty(), "skipped: {:?}", checked.skipped);
-    let named: BTreeSet<String> = checked
-        .functions
-        .into_iter()
-        .filter(|function| function.span.is_some())
-        .map(|function| function.function)
-        .collect();
+    let named = functions_named(engine.pid(), "tantivy")?;
     // Without `-m`: the map is found by what is mapped.
     let run = Run::on(engine.pid())?.output("json").start()?;
     for how in ["search", "lenient", "aggregate"] {
         engine.ask("four", 1, "hello", how)?;
     }
-    let traces = traces(&run.stop()?)?;
-    let seen: BTreeSet<String> = traces
-        .iter()
-        .flat_map(|trace| &trace.spans)
-        .filter_map(|span| span.tags.get("code.function.name").cloned())
-        .collect();
+    let traces = whole_traces(&run.stop()?)?;
+    let seen = functions_seen(&traces);
     // A span does not say for what a generic function was made: the two searches differ by name.
     let generic = "tantivy::core::searcher::Searcher::search_with_statistics_provider";
     let named: BTreeSet<String> = named
