@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use proptest::test_runner::Config;
 
-use crate::model::{Event, EventBody, ExitKind, Lane, MonoNs, Span, Trace};
+use crate::model::{Event, EventBody, ExitKind, Lane, MonoNs, Rules, Span, SpanId, Trace};
 
 use super::generator::{Step, World, rules};
 use super::{IdSource, Limits, Stitcher};
@@ -18,23 +18,48 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(any::<Step>(), 0..200)
 }
 
+/// When what is still open is sent as it is.
+pub(super) const END: u64 = 1_000_000;
+
 /// The traces, each with the number of events that had been read when it came.
-fn stitch(events: &[Event], kept: &[bool], end: u64) -> Vec<(usize, Trace)> {
-    let mut stitcher = Stitcher::new(rules(), Limits::default(), IdSource::new(1));
+pub(super) fn stitch(rules: Rules, events: &[Event], kept: &[bool]) -> Vec<(usize, Trace)> {
+    let mut stitcher = Stitcher::new(rules, Limits::default(), IdSource::new(1));
     let mut traces = Vec::new();
     for (at, event) in events.iter().enumerate().filter(|(at, _)| kept[*at]) {
         stitcher.push(event);
         traces.extend(stitcher.take_completed().into_iter().map(|trace| (at, trace)));
     }
-    stitcher.finish(MonoNs(end));
+    stitcher.finish(MonoNs(END));
     traces.extend(stitcher.take_completed().into_iter().map(|trace| (usize::MAX, trace)));
     traces
 }
 
 pub(super) type Place = (Lane, u64);
 
-pub(super) const fn place(span: &Span) -> Place {
+const fn place(span: &Span) -> Place {
     (span.lane, span.start.0)
+}
+
+/// The spans by their places, and the places by ids.
+pub(super) struct Spans<'a> {
+    pub(super) at: BTreeMap<Place, &'a Span>,
+    pub(super) places: BTreeMap<SpanId, Place>,
+}
+
+impl<'a> Spans<'a> {
+    pub(super) fn of(traces: &'a [(usize, Trace)]) -> Self {
+        let all = || traces.iter().flat_map(|(_, trace)| &trace.spans);
+        Self {
+            at: all().map(|span| (place(span), span)).collect(),
+            places: all().map(|span| (span.id, place(span))).collect(),
+        }
+    }
+}
+
+/// Which events are not lost, by the dice.
+pub(super) fn kept(events: usize, dice: &[u8], rate: u8) -> Vec<bool> {
+    let is_kept = |at: usize| dice[(at * 7 + at / 64) % 64].wrapping_add((at / 13) as u8) >= rate;
+    (0..events).map(is_kept).collect()
 }
 
 /// Whether an event until `until` shows that event `lost` of its lane is: a later one of the same
@@ -56,12 +81,8 @@ proptest! {
     #[test]
     fn without_loss_the_trees_are_true(steps in steps()) {
         let world = World::run(&steps);
-        let end = 1_000_000;
-        let traces = stitch(&world.events, &vec![true; world.events.len()], end);
-        let spans: BTreeMap<Place, &Span> =
-            traces.iter().flat_map(|(_, trace)| &trace.spans).map(|span| (place(span), span)).collect();
-        let places: BTreeMap<_, Place> =
-            spans.values().map(|span| (span.id, place(span))).collect();
+        let traces = stitch(rules(), &world.events, &vec![true; world.events.len()]);
+        let Spans { at: spans, places } = Spans::of(&traces);
         let expected = world.truths.iter().filter(|truth| truth.proven.is_some());
         prop_assert_eq!(spans.len(), expected.clone().count());
         for truth in expected {
@@ -102,7 +123,7 @@ proptest! {
                     while let Some(parent) = top.parent {
                         top = &spans[&places[&parent]];
                     }
-                    let known = if top.exit == ExitKind::Open { end } else { top.end.0 };
+                    let known = if top.exit == ExitKind::Open { END } else { top.end.0 };
                     prop_assert_eq!(span.end.0, known.max(span.start.0), "{:?}", truth);
                 }
             }
@@ -117,9 +138,7 @@ proptest! {
     ) {
         let world = World::run(&steps);
         let events = &world.events;
-        let mut kept: Vec<bool> = (0..events.len())
-            .map(|at| dice[(at * 7 + at / 64) % 64].wrapping_add((at / 13) as u8) >= rate)
-            .collect();
+        let mut kept = kept(events.len(), &dice, rate);
         // The numbers of a thread and of the next one of the same id may fit together by chance if
         // both the end and the beginning are lost.
         let mut ended: BTreeMap<Lane, usize> = BTreeMap::new();
@@ -131,14 +150,10 @@ proptest! {
                 ended.insert(event.lane, at);
             }
         }
-        let traces = stitch(events, &kept, 1_000_000);
+        let traces = stitch(rules(), events, &kept);
         let truths: BTreeMap<Place, usize> =
             world.truths.iter().enumerate().map(|(at, truth)| ((truth.lane, truth.start), at)).collect();
-        let ids: BTreeMap<_, Place> = traces
-            .iter()
-            .flat_map(|(_, trace)| &trace.spans)
-            .map(|span| (span.id, place(span)))
-            .collect();
+        let ids = Spans::of(&traces).places;
         let position = |time: u64| events.iter().position(|event| event.time.0 >= time);
         for (sent, trace) in &traces {
             for span in &trace.spans {

@@ -190,6 +190,18 @@ impl Run {
             .with_context(|| format!("qprof wrote no {}", self.summary.display()))?;
         outcome(&Json::parse(&text)?, detach)
     }
+
+    /// The same of a run whose cost is to be compared.
+    ///
+    /// # Errors
+    /// When it lost something, besides.
+    pub(super) fn finish_whole(self) -> Result<Outcome> {
+        let outcome = self.finish()?;
+        if outcome.lost > 0.0 {
+            bail!("qprof lost {} events, so its cost is not comparable", outcome.lost);
+        }
+        Ok(outcome)
+    }
 }
 
 fn outcome(summary: &Json, detach: Duration) -> Result<Outcome> {
